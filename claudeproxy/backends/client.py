@@ -1,0 +1,221 @@
+"""HTTP to one backend: the one place where treq is spoken."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import define, field, frozen
+from treq.client import HTTPClient
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.error import TimeoutError as ConnectTimedOut
+from twisted.internet.interfaces import IConsumer, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, ResponseNeverReceived
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from claudeproxy.model.problems import Problem, Refusal, overloaded
+from claudeproxy.wire.json import NotJSON, decode
+
+#: Below the keep-alive of the servers we know (llama.cpp and uvicorn: 5 s), so that we close first (STYLE P9).
+KEPT_ALIVE = 4.0
+#: A connection that a server closed while it lay idle fails at once; later than this, the request was being served.
+STALE_WITHIN = 1.0
+#: Error bodies are read up to here.
+LONGEST_ERROR = 64 * 1024
+#: Other answers that are read whole: model lists, properties, counts.
+LONGEST_ANSWER = 16 * 1024 * 1024
+
+
+@implementer(IBodyProducer)
+@frozen(eq=False)
+class BytesBody:
+    """A request body that is at hand as a whole."""
+
+    _data: bytes
+    length: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "length", len(self._data))
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._data)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """Nothing to pause: all was written at once."""
+
+    def resumeProducing(self) -> None:
+        """Nothing to resume."""
+
+    def stopProducing(self) -> None:
+        """Nothing to stop."""
+
+
+@implementer(IAgent)
+@frozen(eq=False)
+class IdentityAgent:
+    """Asks for no compression: an event must leave the backend when it happens (STYLE P8: treq asks for gzip)."""
+
+    _agent: IAgent
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
+    ) -> Deferred[IResponse]:
+        plain = Headers() if headers is None else headers.copy()
+        plain.setRawHeaders(b"accept-encoding", [b"identity"])
+        return self._agent.request(method, uri, plain, bodyProducer)
+
+
+@frozen
+class Target:
+    """Where a backend listens. ``base`` ends without a slash; for OpenAI-compatible servers it ends in ``/v1``."""
+
+    base: str
+    key: str = ""
+
+    @property
+    def root(self) -> str:
+        """The server's own root, where llama.cpp and vLLM keep what OpenAI does not have."""
+        return self.base.removesuffix("/v1")
+
+
+@define(eq=False)
+class BackendClient:
+    """Requests to one backend. Failures to reach it are `Refusal`, never exceptions of the HTTP client."""
+
+    name: str
+    _http: HTTPClient
+    _clock: IReactorTime
+    _pool: HTTPConnectionPool | None = None
+
+    @classmethod
+    def over_network(cls, name: str, reactor: Any, connect_timeout: float) -> "BackendClient":
+        """A client with connections of its own, kept alive between requests; ``connect_timeout`` in seconds."""
+        pool = HTTPConnectionPool(reactor, persistent=True)
+        pool.maxPersistentPerHost = 256
+        pool.cachedConnectionTimeout = KEPT_ALIVE  # type: ignore[assignment]  # callLater takes any number
+        pool.retryAutomatically = False
+        pool._factory.noisy = False  # else it logs two lines a connection; no public switch
+        agent = Agent(reactor, connectTimeout=connect_timeout, pool=pool)
+        return cls.over_agent(name, agent, reactor, pool)
+
+    @classmethod
+    def over_agent(
+        cls, name: str, agent: IAgent, clock: IReactorTime, pool: HTTPConnectionPool | None = None
+    ) -> "BackendClient":
+        """A client on any agent; the tests' lives in memory."""
+        return cls(name, HTTPClient(IdentityAgent(agent), data_to_body_producer=BytesBody), clock, pool)
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> IResponse:
+        """The response once its headers are there, its body still to come. Raises `Refusal`."""
+        sent = self._clock.seconds()
+        try:
+            return await self._request("POST", url, body, headers)
+        except ResponseNeverReceived as fault:
+            if self._clock.seconds() - sent > STALE_WITHIN or _cancelled(fault):
+                raise Refusal(self._unreachable(fault)) from None
+        try:  # the pool's connection was stale: once more, nothing was received yet (STYLE P9)
+            return await self._request("POST", url, body, headers)
+        except ResponseNeverReceived as fault:
+            raise Refusal(self._unreachable(fault)) from None
+
+    async def get(self, url: str, headers: Mapping[str, str]) -> tuple[int, Any]:
+        """Status and JSON value (None if it is none) of a small resource. Raises `Refusal`."""
+        return await self._small("GET", url, None, headers)
+
+    async def ask(self, url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, Any]:
+        """The same for a POST."""
+        return await self._small("POST", url, body, headers)
+
+    def close(self) -> Deferred[None]:
+        """Closes the connections that lie idle."""
+        return succeed(None) if self._pool is None else self._pool.closeCachedConnections()
+
+    async def _small(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> tuple[int, Any]:
+        try:
+            response = await self._request(method, url, body, headers)
+        except ResponseNeverReceived as fault:
+            raise Refusal(self._unreachable(fault)) from None
+        text = await read_body(response, LONGEST_ANSWER)
+        try:
+            return response.code, decode(text)
+        except NotJSON:
+            return response.code, None
+
+    async def _request(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> IResponse:
+        try:
+            response: IResponse = await self._http.request(
+                method,
+                url,
+                headers=Headers({name: [value] for name, value in headers.items()}),
+                data=body,
+                allow_redirects=False,  # row 79: no redirect is followed with credentials
+                unbuffered=True,
+            )
+            return response
+        except (CancelledError, ResponseNeverReceived):
+            raise
+        except (ConnectError, ConnectTimedOut, DNSLookupError) as fault:
+            raise Refusal(self._unreachable(fault)) from None
+        except Exception as fault:
+            # Whatever else the client raises (a broken response, a failed TLS handshake) is the backend's doing.
+            raise Refusal(self._unreachable(fault)) from None
+
+    def _unreachable(self, fault: BaseException) -> Problem:
+        return overloaded(f"Backend {self.name} cannot be reached: {describe(fault)}")
+
+
+def describe(fault: BaseException | None) -> str:
+    """An error of Twisted's in a few words."""
+    for reason in getattr(fault, "reasons", None) or ():
+        return describe(reason.value if isinstance(reason, Failure) else reason)
+    words = str(fault).strip().rstrip(".")
+    return words or type(fault).__name__
+
+
+def _cancelled(fault: ResponseNeverReceived) -> bool:
+    return any(isinstance(reason, Failure) and reason.check(CancelledError) for reason in fault.reasons or ())
+
+
+async def read_body(response: IResponse, longest: int) -> bytes:
+    """The body, cut at ``longest`` bytes. Cancelling closes the connection (STYLE P1)."""
+    reader = _Reader(longest)
+    response.deliverBody(reader)
+    return await reader.done
+
+
+@define(eq=False)
+class _Reader(Protocol):
+    _longest: int
+    done: Deferred[bytes] = field(init=False)
+    _pieces: list[bytes] = field(factory=list, init=False)
+    _size: int = field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.done = Deferred(lambda _: self._hang_up())
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._size >= self._longest:
+            return
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size >= self._longest:
+            self._finish()
+            self._hang_up()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        # An error text that was cut is still worth showing.
+        if not self.done.called or reason.check(ResponseDone, PotentialDataLoss):
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self.done.called:
+            self.done.callback(b"".join(self._pieces)[: self._longest])
+
+    def _hang_up(self) -> None:
+        if self.transport is not None:
+            self.transport.stopProducing()  # type: ignore[attr-defined]

@@ -1,0 +1,257 @@
+"""One answer in the making at a backend: from the request that is sent to the last event.
+
+A generation owns its connection. It ends in one of three ways, and says each exactly once: the answer was whole, it
+failed (both are its last event), or it was cancelled (then nothing more is delivered).
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol as Structure
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
+from twisted.web.iweb import IResponse
+from zope.interface import implementer
+
+from claudeproxy.backends.client import LONGEST_ERROR, describe, read_body
+from claudeproxy.model.events import Event
+from claudeproxy.model.problems import Problem, Refusal, bad_gateway, overloaded
+from claudeproxy.translate.failures import problem_from_answer
+
+#: Row 55: how long, in seconds, a backend may hold its connection after it named the end of its answer.
+SETTLING = 3.0
+
+
+class Machine(Structure):
+    """Floor 2's side of a generation: a backend's bytes to events."""
+
+    whole_json: bool
+
+    @property
+    def spoken(self) -> bool: ...
+    @property
+    def settled(self) -> bool: ...
+    @property
+    def over(self) -> bool: ...
+    @property
+    def heard_out(self) -> bool: ...
+    def begin(self) -> list[Event]: ...
+    def receive(self, data: bytes) -> list[Event]: ...
+    def close(self) -> list[Event]: ...
+    def fail(self, problem: Problem) -> list[Event]: ...
+
+
+@implementer(IPushProducer)
+@define(eq=False)
+class Generation(Protocol):
+    """Carries a backend's bytes through a machine to ``deliver``; a producer, so that a slow client slows it down."""
+
+    _backend: str
+    _machine: Machine
+    _deliver: Callable[[list[Event]], None]
+    _clock: IReactorTime
+    #: The longest silence between two bytes after the first token, in seconds.
+    _patience: float
+    _log: Logger
+    _opening: Deferred[None] | None = field(default=None, init=False)
+    _paused: bool = field(default=False, init=False)
+    _over: bool = field(default=False, init=False)
+    _heard: float = field(default=0.0, init=False)
+    _watch: IDelayedCall | None = field(default=None, init=False)
+
+    def start(self, opening: Awaitable[IResponse]) -> None:
+        """``opening`` is the request on its way; its response becomes the answer."""
+        self._opening = Deferred.fromCoroutine(self._open(opening))
+
+    @property
+    def spoken(self) -> bool:
+        """Whether the model has said anything yet."""
+        return self._machine.spoken
+
+    def begin(self) -> None:
+        """Delivers the message's start now, though the backend said nothing yet."""
+        if not self._over:
+            self._deliver(self._machine.begin())
+
+    def cancel(self) -> None:
+        """Hangs up on the backend; delivers nothing more."""
+        if self._over:
+            return
+        self._over = True
+        self._stop_watching()
+        if self._opening is not None and not self._opening.called:
+            self._opening.cancel()
+        self._hang_up()
+
+    def fail(self, problem: Problem) -> None:
+        """Ends the answer with ``problem`` and hangs up."""
+        if not self._over:
+            self._finish(self._machine.fail(problem))
+            if self._opening is not None and not self._opening.called:
+                self._opening.cancel()
+            self._hang_up()
+
+    # What the client's side asks, as of any producer.
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+        if self.transport is not None:
+            self._producer.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        self._heard = self._clock.seconds()  # a silence that the client asked for is not the backend's
+        if self.transport is not None and not self._over:
+            self._producer.resumeProducing()
+
+    def stopProducing(self) -> None:
+        self.cancel()
+
+    @property
+    def paused(self) -> bool:
+        """Whether the client reads more slowly than the backend writes."""
+        return self._paused
+
+    # What the backend's connection says.
+
+    def connectionMade(self) -> None:
+        if self._over:
+            self._hang_up()
+        elif self._paused:
+            self._producer.pauseProducing()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._over:
+            return
+        self._heard = self._clock.seconds()
+        try:
+            events = self._machine.receive(data)
+        except Exception:  # a fault of ours; synchronous code, so no cancellation passes here
+            self._blame_ourselves()
+            return
+        if self._machine.over:
+            self._finish(events)
+            if self._machine.heard_out:
+                self._settle()
+            else:  # we cut it: a stop sequence hit, or it cannot be understood
+                self._hang_up()
+            return
+        if events:
+            self._deliver(events)
+        if self._watch is None and not self._over and self._machine.spoken:
+            self._watch = self._clock.callLater(self._patience, self._check)
+        if self._machine.settled:
+            self._settle()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.transport = None
+        self._stop_watching()
+        if self._over:
+            return
+        try:
+            if reason.check(ResponseDone, PotentialDataLoss) or self._machine.settled:
+                events = self._machine.close()
+            else:
+                events = self._machine.fail(self._broken(reason))
+        except Exception:
+            self._blame_ourselves()
+            return
+        self._finish(events)
+
+    # The rest is between us.
+
+    async def _open(self, opening: Awaitable[IResponse]) -> None:
+        try:
+            response = await opening
+            if response.code == 200:
+                self._machine.whole_json = _is_json(response)
+                response.deliverBody(self)
+                return
+            problem = await self._refused(response)
+        except CancelledError:
+            if not self._over:
+                raise
+            return
+        except Refusal as refusal:
+            problem = refusal.problem
+        except Exception:
+            if not self._over:
+                self._blame_ourselves()
+            return
+        if not self._over:
+            self._finish(self._machine.fail(problem))
+
+    async def _refused(self, response: IResponse) -> Problem:
+        if 300 <= response.code < 400:
+            (where,) = response.headers.getRawHeaders(b"location", [b"nowhere"])[:1]
+            shown = where.decode("utf-8", "replace")
+            return bad_gateway(f"Backend {self._backend} redirects to {shown}, which is not followed with credentials.")
+        body = await read_body(response, LONGEST_ERROR)
+        (retry_after,) = (response.headers.getRawHeaders("retry-after") or [None])[:1]
+        return problem_from_answer(self._backend, response.code, body, retry_after)
+
+    def _broken(self, reason: Failure) -> Problem:
+        words = f"Backend {self._backend} broke off its answer: {describe(reason.value)}"
+        return bad_gateway(words) if self._machine.spoken else overloaded(words)
+
+    def _finish(self, events: list[Event]) -> None:
+        self._over = True
+        self._stop_watching()
+        self._deliver(events)
+
+    def _settle(self) -> None:
+        """Gives the connection a moment to end by itself, so that it can be used again."""
+        self._stop_watching()
+        if self.transport is not None:
+            self._watch = self._clock.callLater(SETTLING, self._settled)
+
+    def _settled(self) -> None:
+        self._watch = None
+        if not self._over:
+            self._finish(self._machine.close())
+        self._hang_up()
+
+    def _check(self) -> None:
+        self._watch = None
+        silent = self._clock.seconds() - self._heard
+        if self._paused:
+            silent = 0.0
+        if silent < self._patience:
+            self._watch = self._clock.callLater(self._patience - silent, self._check)
+            return
+        self.fail(
+            bad_gateway(f"Backend {self._backend} fell silent for {self._patience:g} s in the middle of its answer.")
+        )
+
+    def _blame_ourselves(self) -> None:
+        self._log.failure("translating the answer of {backend} failed", backend=self._backend)
+        self._over = True
+        self._stop_watching()
+        self._deliver(self._machine.fail(_OURS))
+        self._hang_up()
+
+    def _stop_watching(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def _hang_up(self) -> None:
+        if self.transport is not None:
+            self._producer.stopProducing()
+
+    @property
+    def _producer(self) -> IPushProducer:
+        return IPushProducer(self.transport)
+
+
+_OURS = Problem(500, "api_error", "Internal error in claudeproxy while translating the answer.", "internal")
+
+
+def _is_json(response: IResponse) -> bool:
+    (kind,) = (response.headers.getRawHeaders("content-type") or [""])[:1]
+    return str(kind).partition(";")[0].strip().lower() == "application/json"

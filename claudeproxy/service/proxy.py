@@ -1,0 +1,193 @@
+"""The whole proxy as one service: what the daemon runs, and what another Twisted program embeds."""
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define, field
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.web.resource import IResource
+
+from claudeproxy.backends.interfaces import Backend
+from claudeproxy.routing.settings import Settings
+from claudeproxy.routing.sources import is_loopback, verify
+from claudeproxy.service.observers import Logs
+from claudeproxy.service.workshop import Workshop, check_embedded, names
+from claudeproxy.web.app import MessagesAPI
+from claudeproxy.web.exchange import Exchanges
+from claudeproxy.web.live import Live
+from claudeproxy.web.site import ProxySite
+
+#: What a daemon that stops gives its last error events to reach their clients, in seconds.
+FAREWELL = 1.0
+
+
+class CannotListen(Exception):
+    """The address is taken, or not this machine's; the text says which and what to do."""
+
+
+def new_id() -> str:
+    """Unique for every request and answer; nobody can guess it."""
+    return secrets.token_hex(12)
+
+
+@define(eq=False, slots=False)
+class Proxy(Service):
+    """Serves the Messages API with ``settings``.
+
+    Starting it starts the backends and, with ``listens``, the HTTP server. Stopping it turns new requests away, lets
+    running answers finish for ``drain_ms``, tells the rest, and stops the backends; the Deferred of `stopService`
+    fires after that. `resource` is the same API for a Site of somebody else.
+    """
+
+    _settings: Settings
+    _reactor: Any
+    _listens: bool = True
+    _logs: Logs = field(factory=Logs)
+    _new_id: Callable[[], str] = new_id
+    _log: Logger = field(init=False)
+    _workshop: Workshop = field(init=False)
+    _exchanges: Exchanges = field(init=False)
+    _live: Live = field(init=False)
+    _api: MessagesAPI = field(init=False)
+    _port: IListeningPort | None = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        verify(self._settings)
+        self._logs.set_level(self._settings.log_level)
+        self._log = self._logs.logger("service")
+        self._workshop = Workshop(self._reactor, self._logs, lambda: secrets.token_hex(32))
+        self._exchanges = Exchanges(self._reactor, self._logs.logger("requests"), self._new_id)
+        self._live = self._workshop.live(self._settings)
+        log = self._logs.logger("web")
+        self._api = MessagesAPI(lambda: self._live, self._exchanges, self._reactor, log, self._new_id)
+        self.setName("claudeproxy")
+
+    def resource(self) -> IResource:
+        """The API, to be put anywhere into a tree of resources. It serves while this service runs."""
+        return self._api.resource()
+
+    @property
+    def port(self) -> int:
+        """Where it listens; the way to learn it when the settings said 0."""
+        assert self._port is not None, "it does not listen"
+        return int(self._port.getHost().port)  # type: ignore[attr-defined]
+
+    def privilegedStartService(self) -> None:
+        super().privilegedStartService()
+        if self._listens:
+            self._listen()
+
+    def startService(self) -> None:
+        super().startService()
+        if self._listens and self._port is None:  # nobody called privilegedStartService
+            self._listen()
+        for backend in self._live.backends.values():
+            backend.start()
+        if self._listens:
+            self._introduce()
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return Deferred.fromCoroutine(self._drain())
+
+    def reload(self, settings: Settings) -> None:
+        """Swaps the settings for new requests; running ones end on those that they began with.
+
+        Raises `SettingsError` or `UnusableModel`, and then nothing has changed.
+        """
+        verify(settings)
+        check_embedded(settings)
+        before = set(self._live.backends.values())
+        live = self._workshop.live(settings)
+        self._logs.set_level(settings.log_level)
+        self._settings, self._live = settings, live
+        for backend in live.backends.values():
+            if backend not in before:
+                backend.start()
+        for retired in self._workshop.retire(live):
+            Deferred.fromCoroutine(self._retire(retired)).addErrback(
+                lambda failure: self._log.failure("closing a backend failed", failure=failure)
+            )
+
+    async def _retire(self, backend: Backend) -> None:
+        await self._exchanges.finished()  # some of those that run just now may be its
+        await backend.close()
+
+    def _listen(self) -> None:
+        site = ProxySite(self.resource(), lambda: self._settings.body_limit_mb * 1024 * 1024, self._reactor)
+        listening: Deferred[IListeningPort] = self._endpoint().listen(site)
+        outcome: list[Any] = []
+        listening.addBoth(outcome.append)  # a TCP endpoint answers at once
+        failure = outcome[0]
+        if isinstance(getattr(failure, "value", None), CannotListenError):
+            settings = self._settings
+            raise CannotListen(
+                f"cannot listen on {settings.host} port {settings.port}: {_reason(failure.value)}. "
+                "Stop what listens there, or set another PORT or HOST."
+            )
+        if hasattr(failure, "raiseException"):
+            failure.raiseException()
+        self._port = failure
+
+    def _endpoint(self) -> IStreamServerEndpoint:
+        host, port = self._settings.host, self._settings.port
+        kind = TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint
+        endpoint: IStreamServerEndpoint = kind(self._reactor, port, backlog=1024, interface=host)
+        return endpoint
+
+    def _introduce(self) -> None:
+        settings = self._settings
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+        address = f"http://[{host}]" if ":" in host and not host.startswith("[") else f"http://{host}"
+        key = "YOUR_KEY" if settings.keys else "none"
+        self._log.info("claudeproxy listens on {address}:{port}", address=address, port=self.port)
+        self._log.info("answers come from {backends}", backends=names(self._live.backends.values()))
+        embedded = self._live.settings.backends[0].provider == "local"
+        self._log.info(
+            "start Claude Code with: ANTHROPIC_BASE_URL={address}:{port} ANTHROPIC_API_KEY={key} "
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1 claude{flags}",
+            address=address,
+            port=self.port,
+            key=key,
+            # The embedded model's window holds a conversation, but not the definitions of all of Claude Code's tools.
+            flags=' --bare --tools ""' if embedded else "",
+        )
+        if not is_loopback(settings.host):
+            self._log.warn("{host} can be reached from other machines; every request needs a key", host=settings.host)
+
+    async def _drain(self) -> None:
+        self._exchanges.draining = True
+        if self._port is not None:
+            port, self._port = self._port, None
+            await maybeDeferred(port.stopListening)
+        await self._wait_for_answers(self._settings.drain_ms / 1000)
+        if len(self._exchanges):
+            self._log.warn("{count} answers are cut off, because the daemon stops", count=len(self._exchanges))
+            self._exchanges.stop_all()
+            await self._wait_for_answers(FAREWELL)
+        for backend in self._workshop.all():
+            await backend.close()
+        self._exchanges.draining = False
+
+    async def _wait_for_answers(self, seconds: float) -> None:
+        if not len(self._exchanges):
+            return
+        finished = self._exchanges.finished()
+        limit = self._reactor.callLater(seconds, finished.cancel)
+        try:
+            await finished
+        except CancelledError:
+            if limit.active():  # it was not our limit
+                raise
+        else:
+            limit.cancel()
+
+
+def _reason(fault: CannotListenError) -> str:
+    return str(getattr(fault.socketError, "strerror", None) or fault.socketError)

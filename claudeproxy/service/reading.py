@@ -1,0 +1,57 @@
+"""Where settings come from: the file on disk, this process's environment, the command line."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from attrs import evolve, frozen
+
+from claudeproxy.routing.settings import Settings
+from claudeproxy.routing.sources import SettingsError, Settled, Sources, model_map_path, settle
+
+
+class Unreadable(Exception):
+    """A file that was named cannot be read; the text names it."""
+
+
+@frozen
+class Reader:
+    """Reads the settings, now and at every reload. Paths are absolute, because a daemon changes its directory."""
+
+    config: Path | None
+    folder: Path
+    environ: Mapping[str, str]
+    options: Mapping[str, str]
+
+    def read(self) -> Settled:
+        """The settings as they are just now. Raises `SettingsError` or `Unreadable`."""
+        model_map = model_map_path(self.environ, self.options)
+        settled = settle(
+            Sources(
+                config_text=None if self.config is None else _text(self.config, "--config"),
+                config_name=str(self.config or "settings file"),
+                environ=self.environ,
+                options=self.options,
+                model_map_text=None if model_map is None else _text(self.folder / model_map, "MODEL_MAP_FILE"),
+            )
+        )
+        return evolve(settled, settings=self._with_absolute_paths(settled.settings))
+
+    def _with_absolute_paths(self, settings: Settings) -> Settings:
+        folder = self.folder if self.config is None else self.config.parent
+        backends = [
+            evolve(each, gguf=str(folder / Path(each.gguf).expanduser())) if each.gguf else each
+            for each in settings.backends
+        ]
+        return evolve(settings, backends=backends)
+
+
+def _text(path: Path, named_by: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as fault:
+        raise Unreadable(f"{named_by}: {path} cannot be read: {fault.strerror}") from None
+    except UnicodeDecodeError:
+        raise Unreadable(f"{named_by}: {path} is not UTF-8 text") from None
+
+
+__all__ = ["Reader", "SettingsError", "Unreadable"]

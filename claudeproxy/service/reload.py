@@ -1,0 +1,61 @@
+"""Reload on SIGHUP: the new settings are read and checked whole before anything changes."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+from attrs import define, field
+from twisted.application.service import Service
+from twisted.logger import Logger
+
+from claudeproxy.backends.gguf import UnusableModel
+from claudeproxy.routing.sources import SettingsError, Settled, changes
+from claudeproxy.service.proxy import Proxy
+from claudeproxy.service.reading import Reader, Unreadable
+
+
+@define(eq=False, slots=False)
+class ReloadOnHangup(Service):
+    """While it runs, SIGHUP makes it read the settings again. Bad ones are refused in the log, the old ones stay."""
+
+    _proxy: Proxy
+    _reader: Reader
+    _settled: Settled
+    _reactor: Any
+    _log: Logger
+    _previous: Any = field(default=None, init=False)
+
+    def startService(self) -> None:
+        super().startService()
+        self._previous = signal.signal(signal.SIGHUP, self._hung_up)
+
+    def stopService(self) -> None:
+        super().stopService()
+        signal.signal(signal.SIGHUP, self._previous or signal.SIG_DFL)
+
+    def reload(self) -> None:
+        """Reads the settings anew and, if they are good, hands them to the proxy."""
+        try:
+            settled = self._reader.read()
+            self._proxy.reload(settled.settings)
+        except (SettingsError, Unreadable, UnusableModel) as fault:
+            for line in str(fault).splitlines():
+                self._log.error("reload refused, the old settings stay: {line}", line=line)
+            return
+        self._say_what_changed(settled)
+        self._settled = settled
+
+    def _say_what_changed(self, settled: Settled) -> None:
+        changed = changes(self._settled, settled)
+        effective = [name for name in changed.changed if name not in changed.restart]
+        self._log.info("settings reloaded; changed: {names}", names=", ".join(effective) or "nothing")
+        for name in changed.restart:
+            self._log.warn("{name} changed, which needs a restart; the old value stays", name=name)
+        for name, source in changed.ineffective.items():
+            self._log.warn(
+                "{name} of the settings file has no effect: it is pinned by the {source}", name=name, source=source
+            )
+
+    def _hung_up(self, number: int, frame: FrameType | None) -> None:
+        # A signal may come anywhere in the code: the reactor runs the reload between two events.
+        self._reactor.callFromThread(self.reload)

@@ -1,0 +1,104 @@
+"""Makes backends out of settings, and keeps over a reload those whose settings stayed."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from attrs import define, field
+
+from claudeproxy.backends.chat import ChatBackend
+from claudeproxy.backends.client import BackendClient, Target
+from claudeproxy.backends.embedded import EmbeddedModel
+from claudeproxy.backends.gguf import check_gguf, find_gguf
+from claudeproxy.backends.interfaces import Backend
+from claudeproxy.routing.settings import BackendSettings, Settings
+from claudeproxy.routing.table import ModelTable
+from claudeproxy.service.observers import Logs
+from claudeproxy.translate.dialects import DIALECTS, dialect_of_host
+from claudeproxy.web.live import Live
+
+
+def check_embedded(settings: Settings) -> None:
+    """Whether the embedded models that the settings name can be served. Raises `backends.gguf.UnusableModel`."""
+    for each in settings.backends:
+        if each.provider == "local":
+            check_gguf(find_gguf(each.gguf), each.window)
+
+
+@define(eq=False)
+class Workshop:
+    """The one place that knows which class belongs to which provider."""
+
+    _reactor: Any
+    _logs: Logs
+    _make_key: Callable[[], str]
+    _made: dict[BackendSettings, Backend] = field(factory=dict, init=False)
+
+    def live(self, settings: Settings) -> Live:
+        """What these settings describe. New backends are made, not started."""
+        backends = {each.name: self._backend(each) for each in settings.backends}
+        return Live(settings, ModelTable.of(settings), backends)
+
+    def retire(self, live: Live) -> list[Backend]:
+        """The backends that ``live`` has no use for any more; they are forgotten here."""
+        kept = set(live.settings.backends)
+        retired = [each for each in self._made if each not in kept]
+        return [self._made.pop(each) for each in retired]
+
+    def all(self) -> list[Backend]:
+        """Every backend that was made and not retired."""
+        return list(self._made.values())
+
+    def _backend(self, settings: BackendSettings) -> Backend:
+        if settings not in self._made:
+            self._made[settings] = self._embedded(settings) if settings.provider == "local" else self._chat(settings)
+        return self._made[settings]
+
+    def _client(self, settings: BackendSettings) -> BackendClient:
+        return BackendClient.over_network(settings.name, self._reactor, settings.connect_timeout_ms / 1000)
+
+    def _chat(self, settings: BackendSettings) -> Backend:
+        target = Target(settings.base_url, settings.api_key.reveal())
+        host = urlsplit(settings.base_url).hostname or ""
+
+        async def locate() -> Target:
+            return target
+
+        return ChatBackend(
+            settings.name,
+            self._client(settings),
+            locate,
+            self._reactor,
+            settings.timeout_ms / 1000,
+            self._logs.logger("backends"),
+            dialect=dialect_of_host(host) if settings.dialect == "auto" else DIALECTS[settings.dialect],
+            place=f"{settings.name} at {settings.base_url}",
+        )
+
+    def _embedded(self, settings: BackendSettings) -> Backend:
+        gguf: Path = find_gguf(settings.gguf)
+        log = self._logs.logger("embedded")
+        model = EmbeddedModel(gguf, self._reactor, self._reactor, self._make_key, settings.window, log=log)
+
+        async def locate() -> Target:
+            address = await model.ready()
+            return Target(f"http://{address.host}:{address.port}/v1", address.key)
+
+        return ChatBackend(
+            settings.name,
+            self._client(settings),
+            locate,
+            self._reactor,
+            settings.timeout_ms / 1000,
+            self._logs.logger("backends"),
+            dialect=DIALECTS["llama.cpp"],
+            place=f"the embedded model {model.alias}",
+            only_model=model.alias,
+            process=model,
+        )
+
+
+def names(backends: Iterable[Backend]) -> str:
+    """For a log line."""
+    return ", ".join(backend.describe() for backend in backends)

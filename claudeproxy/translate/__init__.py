@@ -1,0 +1,1 @@
+"""Floor 2: values to values: requests, replies, the event machine."""

@@ -1,0 +1,140 @@
+"""Builds an answer out of what a backend says: opens and closes blocks so that the sequence is legal."""
+
+from attrs import define, field
+
+from claudeproxy.model.events import (
+    BlockStart,
+    BlockStop,
+    Event,
+    Failed,
+    InputDelta,
+    MessageDelta,
+    MessageStart,
+    MessageStop,
+    SignatureDelta,
+    TextDelta,
+    ThinkingDelta,
+    Usage,
+)
+from claudeproxy.model.problems import Problem
+from claudeproxy.translate.grammar import EventMachine, State
+
+#: PROTOCOL row 71 and the decision above the rows: no delta of ours is larger, in bytes of JSON text.
+LARGEST_PIECE = 16 * 1024
+
+
+@define
+class Reply:
+    """One answer in the making. Each verb adds events; `take` hands over what came together since the last time.
+
+    Text after text goes on in the same block; anything else closes the open block first. Once it has ended or
+    failed, nothing is added any more.
+    """
+
+    id: str
+    model: str
+    _grammar: EventMachine = field(factory=EventMachine, init=False)
+    _events: list[Event] = field(factory=list, init=False)
+    _open: str = field(default="", init=False)
+    _index: int = field(default=0, init=False)
+    #: The kinds of the blocks so far, in order.
+    kinds: list[str] = field(factory=list, init=False)
+
+    @property
+    def started(self) -> bool:
+        """Whether message_start is out."""
+        return self._grammar.state is not State.NEW
+
+    @property
+    def over(self) -> bool:
+        """Whether the last event is out."""
+        return self._grammar.state is State.OVER
+
+    def take(self) -> list[Event]:
+        """The events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def start(self, usage: Usage) -> None:
+        """Opens the message, unless it is open."""
+        if not self.started:
+            self._add(MessageStart(self.id, self.model, usage))
+
+    def text(self, text: str) -> None:
+        """More of the answer's text."""
+        if self._open != "text":
+            self._begin({"type": "text", "text": ""})
+        self._add(TextDelta(self._index, text))
+
+    def thinking(self, thinking: str) -> None:
+        """More of what the model thinks."""
+        self.open_thinking()
+        self._add(ThinkingDelta(self._index, thinking))
+
+    def open_thinking(self) -> None:
+        """A thinking block, even if none of its text is shown."""
+        if self._open != "thinking":
+            self._begin({"type": "thinking", "thinking": "", "signature": ""})
+
+    def sign(self, signature: str) -> None:
+        """Ends the open thinking block with its signature; without one open, does nothing."""
+        if self._open == "thinking":
+            self._add(SignatureDelta(self._index, signature))
+            self._stop()
+
+    def tool_call(self, id: str, name: str, arguments: str) -> None:
+        """A whole call; its arguments leave in pieces of at most `LARGEST_PIECE` bytes."""
+        self._begin({"type": "tool_use", "id": id, "name": name, "input": {}})
+        for piece in pieces(arguments):
+            self._add(InputDelta(self._index, piece))
+        self._stop()
+
+    def close_block(self) -> None:
+        """Closes what is open. A thinking block that nobody signed gets the empty signature."""
+        if self._open == "thinking":
+            self.sign("")
+        elif self._open:
+            self._stop()
+
+    def end(self, reason: str, usage: Usage, stop_sequence: str | None = None, refusal: bool = False) -> None:
+        """The answer is whole."""
+        self.close_block()
+        details = {"type": "refusal", "category": None, "explanation": None} if refusal else None
+        self._add(MessageDelta(reason, usage, stop_sequence, details))
+        self._add(MessageStop())
+
+    def fail(self, problem: Problem) -> None:
+        """The answer will not become whole; the open block stays open, so that nobody takes it for complete."""
+        if not self.over:
+            self._add(Failed(problem))
+
+    def _begin(self, block: dict[str, object]) -> None:
+        self.close_block()
+        self._add(BlockStart(self._index, block))
+        self._open = str(block["type"])
+        self.kinds.append(self._open)
+
+    def _stop(self) -> None:
+        self._add(BlockStop(self._index))
+        self._open = ""
+        self._index += 1
+
+    def _add(self, event: Event) -> None:
+        self._grammar.admit(event)
+        self._events.append(event)
+
+
+def pieces(text: str) -> list[str]:
+    """``text`` in pieces of at most `LARGEST_PIECE` bytes of UTF-8, no character cut."""
+    if len(text) * 4 <= LARGEST_PIECE or len(text.encode("utf-8", "surrogatepass")) <= LARGEST_PIECE:
+        return [text]
+    data = text.encode("utf-8", "replace")
+    parts = []
+    start = 0
+    while start < len(data):
+        end = min(start + LARGEST_PIECE, len(data))
+        while end < len(data) and data[end] & 0xC0 == 0x80:  # a continuation byte: step back to the character
+            end -= 1
+        parts.append(data[start:end].decode())
+        start = end
+    return parts

@@ -1,0 +1,45 @@
+"""The token counts of every dialect to one `Usage` (PROTOCOL 4.3)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from claudeproxy.model.events import Usage
+
+
+def from_chat(counts: Mapping[str, Any]) -> Usage:
+    """The ``usage`` object of Chat Completions; DeepSeek's names for cached tokens too."""
+    prompt = _whole(counts.get("prompt_tokens"))
+    details = _object(counts.get("prompt_tokens_details"))
+    read = _whole(details.get("cached_tokens")) or _whole(counts.get("prompt_cache_hit_tokens"))
+    written = _whole(details.get("cache_write_tokens")) or _whole(details.get("created_cache_tokens"))
+    thinking = _object(counts.get("completion_tokens_details")).get("reasoning_tokens")
+    return Usage(
+        input=max(0, prompt - read - written),
+        output=_whole(counts.get("completion_tokens")),
+        cache_read=read,
+        cache_creation=written,
+        thinking=_whole(thinking) if thinking is not None else None,
+    )
+
+
+def from_timings(timings: Mapping[str, Any]) -> Usage:
+    """llama.cpp's ``timings``: the prompt is what was cached plus what was read."""
+    return Usage(
+        input=_whole(timings.get("prompt_n")),
+        output=_whole(timings.get("predicted_n")),
+        cache_read=_whole(timings.get("cache_n")),
+    )
+
+
+def from_progress(progress: Mapping[str, Any]) -> Usage:
+    """llama.cpp's ``prompt_progress``, which comes before the first token: ``total`` includes ``cache``."""
+    cached = _whole(progress.get("cache"))
+    return Usage(input=max(0, _whole(progress.get("total")) - cached), cache_read=cached)
+
+
+def _whole(value: object) -> int:
+    return int(value) if isinstance(value, int | float) and value > 0 else 0
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}

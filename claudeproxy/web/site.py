@@ -1,0 +1,55 @@
+"""The HTTP server's own part: requests with a bounded body, and no access log beside ours."""
+
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+from twisted.web.http import HTTPChannel
+from twisted.web.resource import IResource
+from twisted.web.server import Request, Site
+
+
+class BoundedRequest(Request):
+    """Keeps its body in memory, never in a file, and none of a body above the limit (STYLE P21).
+
+    The rest of such a body is read and forgotten, so that the client is there to hear the answer: 413.
+    """
+
+    defaultContentType = b"application/json"
+    oversized = False
+    #: In bytes. The site sets it for each connection.
+    longest_body = 32 * 1024 * 1024
+    _kept = 0
+
+    def gotLength(self, length: int | None) -> None:
+        self.content = BytesIO()
+        self.oversized = length is not None and length > self.longest_body
+
+    def handleContentChunk(self, data: bytes) -> None:
+        self._kept += len(data)
+        if self._kept > self.longest_body:
+            self.oversized = True
+            self.content = BytesIO()
+        if not self.oversized:
+            assert self.content is not None
+            self.content.write(data)
+
+
+class ProxySite(Site):
+    """Serves ``resource`` to HTTP/1.1 clients; ``longest_body`` gives the limit in force, in bytes."""
+
+    noisy = False
+
+    def __init__(self, resource: IResource, longest_body: Callable[[], int], reactor: Any) -> None:
+        super().__init__(resource, reactor=reactor)
+        self._longest_body = longest_body
+        self.requestFactory = self._request  # type: ignore[assignment]  # anything that makes a request will do
+
+    def log(self, request: Any) -> None:
+        """Says nothing: `web.exchange` logs every request, also those whose client went away (STYLE P19)."""
+
+    def _request(self, channel: HTTPChannel, *args: Any, **kwargs: Any) -> BoundedRequest:
+        request = BoundedRequest(channel, *args, **kwargs)
+        request.longest_body = self._longest_body()
+        request.site = self
+        return request
