@@ -5,166 +5,41 @@ command line, the words of a refusal, and the README's table. To add a setting, 
 
     port: int = setting(8080, env="PORT", expects=whole_number(0, 65535), doc="The port to listen on.")
 
-The classes check each value by itself, whoever makes them; `sources.conflicts` tells whether all fit together.
+The classes check each value by itself, whoever makes them; `conflicts.conflicts` tells whether all fit together.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
 
 import attrs
 from attrs import frozen
+
+from claudeproxy.routing.cells import Cells, dialect_cells
+from claudeproxy.routing.expectations import (
+    NO_SECRET,
+    Expectation,
+    Secret,
+    Unfit,
+    list_of,
+    one_of,
+    secret,
+    text,
+    web_address,
+    whole_number,
+)
+from claudeproxy.translate.dialects import DIALECTS
 
 PROVIDERS = ("openai", "ollama", "responses", "anthropic", "local")
 BUILT_PROVIDERS = ("openai", "local")
 """The providers that can be used today; the others are known, and refused by name."""
 
-DIALECTS = (
-    *("auto", "openai", "llama.cpp", "vllm", "lmstudio", "openrouter"),
-    *("deepseek", "kimi", "glm", "ollama-compat", "generic"),
-)
-"""The presets of PROTOCOL, appendix C, that an OpenAI-compatible server may have; `auto` recognises it."""
-
+_DIALECTS = ("auto", *DIALECTS)
 _REMOTE = tuple(provider for provider in PROVIDERS if provider != "local")
 _DAY_MS = 86_400_000
-
-
-@frozen(repr=False)
-class Secret:
-    """A text that no log and no error message shows: only `reveal` gives it away. Equal by value, false if empty."""
-
-    _text: str
-
-    def reveal(self) -> str:
-        return self._text
-
-    def __bool__(self) -> bool:
-        return bool(self._text)
-
-    def __repr__(self) -> str:
-        return "<secret>"
-
-
-NO_SECRET = Secret("")
-
-
-# ---- what a value must be
-
-
-class Unfit(ValueError):
-    """A value is not what was expected. It may be shown to the user, unless `hidden`."""
-
-    def __init__(self, expected: str, *, hidden: bool = False) -> None:
-        super().__init__(f"expected {expected}")
-        self.hidden = hidden
-
-
-@frozen
-class Expectation:
-    """What a setting may hold.
-
-    `words` follow "expected" in a refusal. `read` turns a value of the settings file, or one already read, into the
-    setting's own value, or raises `Unfit`; it coerces nothing. `from_text` brings a text of the environment or the
-    command line into the form which the settings file would have.
-    """
-
-    words: str
-    read: Callable[[object], Any]
-    from_text: Callable[[str], object] = str
-    secret: bool = False
-
-
-def whole_number(low: int, high: int) -> Expectation:
-    """An int from `low` to `high`, both allowed."""
-    words = f"a whole number from {low} to {high}"
-
-    def read(value: object) -> int:
-        if type(value) is int and low <= value <= high:  # isinstance would let true and false pass
-            return value
-        raise Unfit(words)
-
-    return Expectation(words, read, lambda text: int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text)
-
-
-def text(words: str, pattern: str) -> Expectation:
-    """A str that the pattern matches from end to end."""
-    compiled = re.compile(pattern)
-
-    def read(value: object) -> str:
-        if isinstance(value, str) and compiled.fullmatch(value):
-            return value
-        raise Unfit(words)
-
-    return Expectation(words, read)
-
-
-def one_of(*choices: str) -> Expectation:
-    """One of these words, spelt like this."""
-    return text(f"{', '.join(choices[:-1])} or {choices[-1]}", "|".join(map(re.escape, choices)))
-
-
-def secret(words: str, pattern: str) -> Expectation:
-    """A `Secret` whose text the pattern matches; the text never appears in a refusal."""
-    compiled = re.compile(pattern)
-
-    def read(value: object) -> Secret:
-        kept = Secret(value) if isinstance(value, str) else value
-        if isinstance(kept, Secret) and compiled.fullmatch(kept.reveal()):
-            return kept
-        raise Unfit(words, hidden=True)
-
-    return Expectation(words, read, secret=True)
-
-
-def list_of(each: Expectation) -> Expectation:
-    """An array kept as a tuple, in the environment a text with commas. The words of `each` are in the plural."""
-    words = f"a list of {each.words}"
-
-    def read(value: object) -> tuple[Any, ...]:
-        if not isinstance(value, list | tuple):
-            raise Unfit(words, hidden=each.secret)
-        try:
-            return tuple(each.read(item) for item in value)
-        except Unfit as unfit:
-            raise Unfit(words, hidden=unfit.hidden) from None
-
-    def from_text(given: str) -> list[object]:
-        return [each.from_text(item.strip()) for item in given.split(",")] if given else []
-
-    return Expectation(words, read, from_text, each.secret)
-
-
-def web_address() -> Expectation:
-    """An http or https URL of a server, or nothing; kept without a slash at its end.
-
-    Credentials, a query or a fragment are refused and not repeated, because a key may be in there.
-    """
-    words = "an http:// or https:// address such as http://127.0.0.1:8000/v1"
-
-    def read(value: object) -> str:
-        if not isinstance(value, str):
-            raise Unfit(words)
-        if "@" in value:
-            raise Unfit("an address without credentials (they belong into api_key)", hidden=True)
-        if "?" in value or "#" in value:
-            raise Unfit("an address without a query or a fragment (a key belongs into api_key)", hidden=True)
-        try:
-            parts = urlsplit(value)
-            fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:  # a port that is none, half an IPv6 address
-            fits = False
-        # urlsplit drops tabs and line ends without a word, so that they are looked for here.
-        if value and not (fits and re.fullmatch(r"[!-~]+", value)):
-            raise Unfit(words)
-        return value.rstrip("/")
-
-    return Expectation(words, read)
-
 
 _NAME = r"[^\s\x00-\x1f](?:[^\x00-\x1f]*[^\s\x00-\x1f])?"
 _KEY = r"[!-~]"  # what an HTTP header carries unharmed between all clients and servers
@@ -269,9 +144,28 @@ class BackendSettings:
     dialect: str = setting(
         "auto",
         env="PROVIDER_DIALECT",
-        expects=one_of(*DIALECTS),
+        expects=one_of(*_DIALECTS),
         doc="Which OpenAI-compatible server it is; `auto` finds out.",
         only_for=("openai",),
+    )
+    cells: Cells = setting(  # noqa: RUF009 - pairs in a tuple are frozen
+        (),
+        env="PROVIDER_CELLS",
+        expects=dialect_cells(),
+        doc="Cells of the dialect that are otherwise for this server, as a table; in the environment as JSON.",
+    )
+    server_tools: str = setting(
+        "reject",
+        env="PROVIDER_SERVER_TOOLS",
+        expects=one_of("reject", "drop"),
+        doc="What becomes of a request with tools that only Anthropic's servers run: a clear error, or it goes on "
+        "without them. Claude Code's own web search is answered either way.",
+    )
+    unseen_images: str = setting(
+        "note",
+        env="PROVIDER_UNSEEN_IMAGES",
+        expects=one_of("note", "reject"),
+        doc="What becomes of an image for a model that cannot see: a note in its place, or a clear error.",
     )
     timeout_ms: int = setting(
         600_000,

@@ -9,7 +9,6 @@ No text made here holds a secret: such a value is never repeated, and what TOML 
 
 from __future__ import annotations
 
-import ipaddress
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
@@ -18,19 +17,17 @@ from typing import Any
 import msgspec
 from attrs import NOTHING, AttrsInstance, define, field, frozen
 
+from claudeproxy.routing.conflicts import conflicts
+from claudeproxy.routing.expectations import Unfit, text
 from claudeproxy.routing.settings import (
     BACKEND_NAME,
-    BUILT_PROVIDERS,
     MODEL_NAME,
     PROVIDERS,
     BackendSettings,
     Declaration,
     Settings,
-    Unfit,
     declarations,
-    text,
 )
-from claudeproxy.routing.table import target_of
 
 MODEL_MAP_JSON = Declaration(
     "models",
@@ -46,9 +43,6 @@ MODEL_MAP_FILE = Declaration(
     "The path of a file that holds a model map. Beats [models] name by name.",
     "",
 )
-
-Conflict = tuple[tuple[str, ...], str]
-"""The settings that do not fit together, the one at fault first, and why."""
 
 
 # ---- what comes in, what goes out
@@ -355,46 +349,3 @@ def _unknown(key: str, in_backend: bool) -> str:
         return f"unknown here; it belongs to {place}"
     close = get_close_matches(key, here, 1)
     return f"unknown setting; did you mean {close[0]!r}?" if close else "unknown setting"
-
-
-# ---- what must fit together
-
-
-def conflicts(settings: Settings) -> Iterator[Conflict]:
-    """All that keeps these settings from being used; nothing if they are good. No secret is named."""
-    if not (is_loopback(settings.host) or settings.keys):
-        ways_out = "set CLAUDEPROXY_KEYS, or leave HOST on 127.0.0.1"
-        yield (("host", "keys"), f"{settings.host!r} can be reached from other machines, which needs keys: {ways_out}")
-    seen: set[str] = set()
-    for backend in settings.backends:
-        if backend.name.casefold() in seen:
-            yield ((f"backends.{backend.name}",), "another backend has the same name")
-        seen.add(backend.name.casefold())
-        yield from _conflicts_of(backend)
-    targets = {f"models.{name}": target for name, target in settings.models.items()}
-    for name, target in {"default_model": settings.default_model, **targets}.items():
-        if target and not target_of(target, settings.backends).model:
-            yield ((name, "backends"), f"expected a model after the backend's name, found {target!r}")
-
-
-def _conflicts_of(backend: BackendSettings) -> Iterator[Conflict]:
-    provider = f"backends.{backend.name}.provider"
-    if backend.provider not in BUILT_PROVIDERS:
-        yield ((provider,), f"{backend.provider!r} is not built yet; use {' or '.join(BUILT_PROVIDERS)}")
-        return
-    for declared in declarations(BackendSettings):
-        name = f"backends.{backend.name}.{declared.name}"
-        if backend.provider not in declared.only_for and getattr(backend, declared.name) != declared.default:
-            fitting = " or ".join(each for each in declared.only_for if each in BUILT_PROVIDERS)
-            yield ((name, provider), f"is for the provider {fitting}, not for {backend.provider}")
-        elif declared.name == "base_url" and backend.provider in declared.only_for and not backend.base_url:
-            yield ((name, provider), f"expected {declared.expects.words}, found nothing")
-
-
-def is_loopback(host: str) -> bool:
-    """True if only this machine can reach it: 127.0.0.0/8, ::1 and localhost."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host.casefold() == "localhost"
-    return address == ipaddress.IPv6Address("::1") or address in ipaddress.IPv4Network("127.0.0.0/8")

@@ -47,7 +47,7 @@ class Reader:
 
 def _text(path: Path, named_by: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # some editors put a byte order mark first, which is no TOML
     except OSError as fault:
         raise Unreadable(f"{named_by}: {path} cannot be read: {fault.strerror}") from None
     except UnicodeDecodeError:

@@ -44,14 +44,6 @@ def check_key(keys: Iterable[str], api_key: str | None, authorization: str | Non
     return None if any(matches) else unauthenticated("This key is not known here.")
 
 
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` can only be reached from this machine."""
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
 def _name_of(host: str) -> str:
     try:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".").lower()

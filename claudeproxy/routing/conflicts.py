@@ -1,0 +1,52 @@
+"""Whether settings, each of them good by itself, fit together. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+from claudeproxy.routing.settings import BUILT_PROVIDERS, BackendSettings, Settings, declarations
+from claudeproxy.routing.table import target_of
+
+Conflict = tuple[tuple[str, ...], str]
+"""The settings that do not fit together, the one at fault first, and why."""
+
+
+def conflicts(settings: Settings) -> Iterator[Conflict]:
+    """All that keeps these settings from being used; nothing if they are good. No secret is named."""
+    if not (is_loopback(settings.host) or settings.keys):
+        ways_out = "set CLAUDEPROXY_KEYS, or leave HOST on 127.0.0.1"
+        yield (("host", "keys"), f"{settings.host!r} can be reached from other machines, which needs keys: {ways_out}")
+    seen: set[str] = set()
+    for backend in settings.backends:
+        if backend.name.casefold() in seen:
+            yield ((f"backends.{backend.name}",), "another backend has the same name")
+        seen.add(backend.name.casefold())
+        yield from _conflicts_of(backend)
+    targets = {f"models.{name}": target for name, target in settings.models.items()}
+    for name, target in {"default_model": settings.default_model, **targets}.items():
+        if target and not target_of(target, settings.backends).model:
+            yield ((name, "backends"), f"expected a model after the backend's name, found {target!r}")
+
+
+def _conflicts_of(backend: BackendSettings) -> Iterator[Conflict]:
+    provider = f"backends.{backend.name}.provider"
+    if backend.provider not in BUILT_PROVIDERS:
+        yield ((provider,), f"{backend.provider!r} is not built yet; use {' or '.join(BUILT_PROVIDERS)}")
+        return
+    for declared in declarations(BackendSettings):
+        name = f"backends.{backend.name}.{declared.name}"
+        if backend.provider not in declared.only_for and getattr(backend, declared.name) != declared.default:
+            fitting = " or ".join(each for each in declared.only_for if each in BUILT_PROVIDERS)
+            yield ((name, provider), f"is for the provider {fitting}, not for {backend.provider}")
+        elif declared.name == "base_url" and backend.provider in declared.only_for and not backend.base_url:
+            yield ((name, provider), f"expected {declared.expects.words}, found nothing")
+
+
+def is_loopback(host: str) -> bool:
+    """True if only this machine can reach it: 127.0.0.0/8, ::1 and localhost."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host.casefold() == "localhost"
+    return address == ipaddress.IPv6Address("::1") or address in ipaddress.IPv4Network("127.0.0.0/8")

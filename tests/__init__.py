@@ -1,0 +1,1 @@
+"""The tests: one folder a floor, with the fakes, strategies and the judge they share."""

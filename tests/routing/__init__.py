@@ -1,0 +1,1 @@
+"""Floor 3: settings and routing, all of it in memory."""
