@@ -1,6 +1,8 @@
 """Backends that speak Chat Completions: every OpenAI-compatible server, and the embedded model."""
 
-from collections.abc import Awaitable, Callable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from attrs import define, evolve, field, frozen
 from twisted.application.service import IService
@@ -10,26 +12,50 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IResponse
 
-from claudeproxy.backends.client import BackendClient, Target
+from claudeproxy.backends.client import LONGEST_ERROR, BackendClient, Target, read_body
 from claudeproxy.backends.counting import count_on_llama
+from claudeproxy.backends.documents import DocumentReader
 from claudeproxy.backends.generation import Generation
 from claudeproxy.backends.interfaces import Count, Deliver, Prepared
 from claudeproxy.backends.recognition import Recognised, recognise
 from claudeproxy.backends.shared import Shared
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.problems import Refusal
-from claudeproxy.translate.chat_request import to_chat
-from claudeproxy.translate.chat_stream import ChatStream, Expected
+from claudeproxy.translate.chat_request import STRICT, ChatRequest, Policy, to_chat, without_thinking
+from claudeproxy.translate.chat_stream import ChatStream
+from claudeproxy.translate.composer import Expected
 from claudeproxy.translate.dialects import DIALECTS, Dialect
 from claudeproxy.translate.estimate import prompt_tokens
+from claudeproxy.translate.failures import problem_from_answer
 from claudeproxy.translate.reply import Reply
+from claudeproxy.translate.web_search import is_web_search, no_results
 from claudeproxy.wire.json import encode
+
+#: What servers say of a model that cannot think, if they are asked to make it (LM Studio, Ollama).
+_NO_THINKING = re.compile(rb"does not support (?:thinking|reasoning)", re.IGNORECASE)
 
 
 @frozen
 class _Context:
     expected: Expected
-    dialect: Dialect
+    #: The same body without the wish to think, where there was one.
+    thoughtless: bytes | None
+    #: A request that needs no backend.
+    search: MessagesRequest | None
+
+
+@frozen
+class Manner:
+    """How one backend is talked to: the settings' part of it."""
+
+    #: The longest silence between two bytes after the first token, in seconds.
+    patience: float
+    #: The dialect that is sure; None to ask the server.
+    dialect: Dialect | None = None
+    cells: Mapping[str, Any] = field(factory=dict)
+    policy: Policy = STRICT
+    #: For a server that has but one model and answers to any name: that model's name.
+    only_model: str = ""
 
 
 @define(eq=False)
@@ -37,43 +63,68 @@ class ChatBackend:
     """One OpenAI-compatible server. ``locate`` tells where it is: a child process moves when it is restarted."""
 
     name: str
+    _place: str
     _client: BackendClient
     _locate: Callable[[], Awaitable[Target]]
+    _manner: Manner
+    _documents: DocumentReader
     _clock: IReactorTime
-    #: The longest silence between two bytes after the first token, in seconds.
-    _patience: float
+    _unique: Callable[[], str]
     _log: Logger
-    #: The dialect of the settings; None to ask the server.
-    _dialect: Dialect | None = None
-    _place: str = ""
-    #: For a server that has but one model and answers to any name: that model's name.
-    _only_model: str = ""
     #: The service that runs the server, if it is ours to run.
     _process: IService | None = None
     _recognition: Shared[Recognised] = field(init=False)
+    #: The models that have refused to think.
+    _thoughtless: set[str] = field(factory=set, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._recognition = Shared(self._recognise)
 
-    async def prepare(self, request: MessagesRequest, model: str) -> Prepared:
+    async def prepare(self, request: MessagesRequest, model: str, session: str) -> Prepared:
         dialect = await self._spoken_dialect()
-        model = self._only_model or model
-        chat = to_chat(request, model, dialect)
+        model = self._manner.only_model or model
+        if is_web_search(request):
+            estimate = prompt_tokens({}, 0)
+            return Prepared(b"", model, (), estimate, _Context(Expected(self.name, estimate), None, request))
+        chat = await self._translated(request, model, dialect, session)
+        if model in self._thoughtless:
+            chat = without_thinking(chat)
         body = encode(chat.body)
         estimate = prompt_tokens(chat.body, len(body))
-        expected = Expected(self.name, estimate, request.stop_sequences, silent=request.max_tokens == 0)
-        return Prepared(body, model, chat.dropped, estimate, _Context(expected, dialect))
+        expected = Expected(
+            self.name,
+            estimate,
+            request.stop_sequences,
+            silent=request.max_tokens == 0,
+            names=chat.names,
+            used_ids=chat.used_ids,
+            one_call=chat.one_call,
+            hides_thinking=chat.wanted.hidden,
+            think_tags=dialect.think_tags,
+            starts_thinking=dialect.starts_thinking,
+            ends_without_done=dialect.ends_without_done,
+            begun=chat.begun,
+        )
+        bare = without_thinking(chat)
+        thoughtless = encode(bare.body) if dialect.thinking == "lmstudio" and bare != chat else None
+        return Prepared(body, model, chat.dropped, estimate, _Context(expected, thoughtless, None))
 
     def generate(self, prepared: Prepared, message_id: str, model: str, deliver: Deliver) -> Generation:
-        machine = ChatStream(Reply(message_id, model), prepared.context.expected)
-        generation = Generation(self.name, machine, deliver, self._clock, self._patience, self._log)
-        generation.start(self._send(prepared.body))
+        context: _Context = prepared.context
+        reply = Reply(message_id, model)
+        machine = ChatStream(reply, context.expected, self._unique)
+        generation = Generation(self.name, machine, deliver, self._clock, self._manner.patience, self._log)
+        if context.search is None:
+            generation.start(self._send(prepared.model, prepared.body, context.thoughtless))
+        else:
+            generation.conclude(no_results(context.search, reply, prepared.prompt_tokens, self._unique()))
         return generation
 
     async def count(self, request: MessagesRequest, model: str) -> Count:
         dialect = await self._spoken_dialect()
         # What a backend reads does not depend on how long its answer may be.
-        chat = to_chat(evolve(request, max_tokens=None, stop_sequences=()), model, dialect)
+        asked = evolve(request, max_tokens=None, stop_sequences=())
+        chat = await self._translated(asked, self._manner.only_model or model, dialect, "")
         if dialect.counting == "llama.cpp":
             try:
                 target = await self._locate()
@@ -102,15 +153,32 @@ class ChatBackend:
         if self._process is not None:
             await maybeDeferred(self._process.stopService)
 
-    async def _send(self, body: bytes) -> IResponse:
+    async def _translated(self, request: MessagesRequest, model: str, dialect: Dialect, session: str) -> ChatRequest:
+        papers = await self._documents.read(request, with_images=dialect.images == "yes")
+        return to_chat(request, model, dialect, self._manner.policy, papers, session)
+
+    async def _send(self, model: str, body: bytes, thoughtless: bytes | None) -> IResponse:
         target = await self._locate()
-        return await self._client.post(f"{target.base}/chat/completions", body, self._headers(target))
+        url, headers = f"{target.base}/chat/completions", self._headers(target)
+        response = await self._client.post(url, body, headers)
+        if response.code != 400 or thoughtless is None:
+            return response
+        said = await read_body(response, LONGEST_ERROR)
+        if not _NO_THINKING.search(said):
+            raise Refusal(problem_from_answer(self.name, response.code, said))
+        self._log.info("model {model} of {backend} cannot think; it is not asked again", model=model, backend=self.name)
+        self._thoughtless.add(model)
+        return await self._client.post(url, thoughtless, headers)
 
     async def _spoken_dialect(self) -> Dialect:
-        if self._dialect is not None:
-            return self._dialect
-        recognised = await self._recognition.get()
-        return recognised.dialect if recognised is not None else DIALECTS["generic"]
+        """The dialect, with what the server told of itself, with what the settings say of it: the last word."""
+        recognised = None
+        if self._manner.dialect is None or self._manner.dialect.counting == "llama.cpp":
+            recognised = await self._recognition.get()
+        dialect = self._manner.dialect or (recognised.dialect if recognised else DIALECTS["generic"])
+        told = recognised.cells if recognised is not None else {}
+        cells = {**told, **self._manner.cells}
+        return evolve(dialect, **cells) if cells else dialect
 
     async def _recognise(self) -> Recognised | None:
         try:
@@ -122,7 +190,7 @@ class ChatBackend:
             self._log.info(
                 "backend {backend} speaks {dialect} and offers {models}",
                 backend=self.name,
-                dialect=(self._dialect or recognised.dialect).name,
+                dialect=(self._manner.dialect or recognised.dialect).name,
                 models=", ".join(recognised.models) or "no list of models",
             )
         return recognised

@@ -1,6 +1,6 @@
 """HTTP to one backend: the one place where treq is spoken."""
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from attrs import define, field, frozen
@@ -24,6 +24,8 @@ from claudeproxy.wire.json import NotJSON, decode
 KEPT_ALIVE = 4.0
 #: A connection that a server closed while it lay idle fails at once; later than this, the request was being served.
 STALE_WITHIN = 1.0
+#: Questions beside the answers themselves (what are you, how many tokens is this) may take so long, in seconds.
+QUESTION_TIME = 5.0
 #: Error bodies are read up to here.
 LONGEST_ERROR = 64 * 1024
 #: Other answers that are read whole: model lists, properties, counts.
@@ -124,16 +126,30 @@ class BackendClient:
             raise Refusal(self._unreachable(fault)) from None
 
     async def get(self, url: str, headers: Mapping[str, str]) -> tuple[int, Any]:
-        """Status and JSON value (None if it is none) of a small resource. Raises `Refusal`."""
-        return await self._small("GET", url, None, headers)
+        """Status and JSON value (None if it is none) of a small resource. Raises `Refusal`, late ones included."""
+        return await self._in_time(self._small("GET", url, None, headers))
 
     async def ask(self, url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, Any]:
         """The same for a POST."""
-        return await self._small("POST", url, body, headers)
+        return await self._in_time(self._small("POST", url, body, headers))
 
     def close(self) -> Deferred[None]:
         """Closes the connections that lie idle."""
         return succeed(None) if self._pool is None else self._pool.closeCachedConnections()
+
+    async def _in_time(self, question: Coroutine[Any, Any, tuple[int, Any]]) -> tuple[int, Any]:
+        asking = Deferred.fromCoroutine(question)
+        limit = self._clock.callLater(QUESTION_TIME, asking.cancel)
+        try:
+            return await asking
+        except (CancelledError, Refusal):
+            if limit.active():  # it was not our limit: the asker is gone, or the backend
+                raise
+            words = f"Backend {self.name} did not answer within {QUESTION_TIME:g} s."
+            raise Refusal(overloaded(words)) from None
+        finally:
+            if limit.active():
+                limit.cancel()
 
     async def _small(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> tuple[int, Any]:
         try:

@@ -40,6 +40,8 @@ class Machine(Structure):
     def over(self) -> bool: ...
     @property
     def heard_out(self) -> bool: ...
+    @property
+    def remarks(self) -> list[str]: ...
     def begin(self) -> list[Event]: ...
     def receive(self, data: bytes) -> list[Event]: ...
     def close(self) -> list[Event]: ...
@@ -68,10 +70,19 @@ class Generation(Protocol):
         """``opening`` is the request on its way; its response becomes the answer."""
         self._opening = Deferred.fromCoroutine(self._open(opening))
 
+    def conclude(self, events: list[Event]) -> None:
+        """Instead of `start`: the answer is known, and no backend is asked."""
+        self._finish(events)
+
     @property
     def spoken(self) -> bool:
         """Whether the model has said anything yet."""
         return self._machine.spoken
+
+    @property
+    def remarks(self) -> list[str]:
+        """What was repaired or left out in the answer; never content."""
+        return self._machine.remarks
 
     def begin(self) -> None:
         """Delivers the message's start now, though the backend said nothing yet."""

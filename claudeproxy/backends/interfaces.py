@@ -43,8 +43,11 @@ class Backend(Protocol):
     def name(self) -> str:
         """The name in the settings."""
 
-    async def prepare(self, request: MessagesRequest, model: str) -> Prepared:
-        """Translates; asks the backend what it is, should that not be known yet. Raises `Refusal`."""
+    async def prepare(self, request: MessagesRequest, model: str, session: str) -> Prepared:
+        """Translates; asks the backend what it is, should that not be known yet. Raises `Refusal`.
+
+        ``session`` is the same for all requests of one conversation, or "".
+        """
 
     def generate(self, prepared: Prepared, message_id: str, model: str, deliver: Deliver) -> Generation:
         """Sends the request, and gives ``deliver`` the events of its answer as they come.

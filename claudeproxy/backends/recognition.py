@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from claudeproxy.backends.client import BackendClient, Target
 from claudeproxy.model.problems import Refusal
@@ -24,6 +24,8 @@ class Recognised:
 
     dialect: Dialect
     models: tuple[str, ...] = ()
+    #: Cells of the dialect that the server itself has told.
+    cells: Mapping[str, str] = field(factory=dict)
 
 
 async def recognise(client: BackendClient, target: Target, headers: Mapping[str, str]) -> Recognised | None:
@@ -32,11 +34,15 @@ async def recognise(client: BackendClient, target: Target, headers: Mapping[str,
         status, listing = await client.get(f"{target.base}/models", headers)
         entries = _entries(listing) if status == 200 else []
         dialect = _by_owner(entries)
-        if dialect is None and _is_llama(await client.get(f"{target.root}/props", headers)):
-            dialect = DIALECTS["llama.cpp"]
+        properties = None
+        if dialect is None or dialect.name == "llama.cpp":
+            properties = _of_llama(await client.get(f"{target.root}/props", headers))
     except Refusal:
         return None
-    return Recognised(dialect or DIALECTS["generic"], tuple(entry["id"] for entry in entries))
+    if properties is not None:
+        dialect = DIALECTS["llama.cpp"]
+    models = tuple(entry["id"] for entry in entries)
+    return Recognised(dialect or DIALECTS["generic"], models, _told(properties or {}))
 
 
 def _entries(listing: Any) -> list[dict[str, Any]]:
@@ -54,6 +60,20 @@ def _by_owner(entries: list[dict[str, Any]]) -> Dialect | None:
     return None
 
 
-def _is_llama(answer: tuple[int, Any]) -> bool:
+def _of_llama(answer: tuple[int, Any]) -> dict[str, Any] | None:
     status, properties = answer
-    return status == 200 and isinstance(properties, dict) and "default_generation_settings" in properties
+    if status == 200 and isinstance(properties, dict) and "default_generation_settings" in properties:
+        return properties
+    return None
+
+
+def _told(properties: Mapping[str, Any]) -> dict[str, str]:
+    """What llama.cpp says of its model: whether it has eyes, and whether its template has a place for tools."""
+    told = {}
+    match properties:
+        case {"modalities": {"vision": bool(vision)}}:
+            told["images"] = "yes" if vision else "no"
+    match properties:
+        case {"chat_template_caps": {"supports_tools": bool(tools)}}:
+            told["tools"] = "yes" if tools else "no"
+    return told

@@ -14,8 +14,9 @@ from twisted.logger import Logger
 from twisted.web.resource import IResource
 
 from claudeproxy.backends.interfaces import Backend
+from claudeproxy.routing.conflicts import is_loopback
 from claudeproxy.routing.settings import Settings
-from claudeproxy.routing.sources import is_loopback, verify
+from claudeproxy.routing.sources import verify
 from claudeproxy.service.observers import Logs
 from claudeproxy.service.workshop import Workshop, check_embedded, names
 from claudeproxy.web.app import MessagesAPI
@@ -61,7 +62,7 @@ class Proxy(Service):
         verify(self._settings)
         self._logs.set_level(self._settings.log_level)
         self._log = self._logs.logger("service")
-        self._workshop = Workshop(self._reactor, self._logs, lambda: secrets.token_hex(32))
+        self._workshop = Workshop(self._reactor, self._logs, lambda: secrets.token_hex(32), self._new_id)
         self._exchanges = Exchanges(self._reactor, self._logs.logger("requests"), self._new_id)
         self._live = self._workshop.live(self._settings)
         log = self._logs.logger("web")

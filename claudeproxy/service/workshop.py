@@ -1,21 +1,25 @@
 """Makes backends out of settings, and keeps over a reload those whose settings stayed."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from attrs import define, field
+from attrs import define, evolve, field
+from twisted.application.service import IService
+from twisted.internet.threads import deferToThread
 
-from claudeproxy.backends.chat import ChatBackend
+from claudeproxy.backends.chat import ChatBackend, Manner
 from claudeproxy.backends.client import BackendClient, Target
+from claudeproxy.backends.documents import DocumentReader
 from claudeproxy.backends.embedded import EmbeddedModel
 from claudeproxy.backends.gguf import check_gguf, find_gguf
 from claudeproxy.backends.interfaces import Backend
 from claudeproxy.routing.settings import BackendSettings, Settings
 from claudeproxy.routing.table import ModelTable
 from claudeproxy.service.observers import Logs
-from claudeproxy.translate.dialects import DIALECTS, dialect_of_host
+from claudeproxy.translate.chat_request import Policy
+from claudeproxy.translate.dialects import DIALECTS, Dialect, dialect_of_host
 from claudeproxy.web.live import Live
 
 
@@ -33,6 +37,8 @@ class Workshop:
     _reactor: Any
     _logs: Logs
     _make_key: Callable[[], str]
+    _new_id: Callable[[], str]
+    _documents: DocumentReader = field(factory=lambda: DocumentReader(deferToThread), init=False)
     _made: dict[BackendSettings, Backend] = field(factory=dict, init=False)
 
     def live(self, settings: Settings) -> Live:
@@ -55,26 +61,18 @@ class Workshop:
             self._made[settings] = self._embedded(settings) if settings.provider == "local" else self._chat(settings)
         return self._made[settings]
 
-    def _client(self, settings: BackendSettings) -> BackendClient:
-        return BackendClient.over_network(settings.name, self._reactor, settings.connect_timeout_ms / 1000)
-
     def _chat(self, settings: BackendSettings) -> Backend:
         target = Target(settings.base_url, settings.api_key.reveal())
-        host = urlsplit(settings.base_url).hostname or ""
 
         async def locate() -> Target:
             return target
 
-        return ChatBackend(
-            settings.name,
-            self._client(settings),
-            locate,
-            self._reactor,
-            settings.timeout_ms / 1000,
-            self._logs.logger("backends"),
-            dialect=dialect_of_host(host) if settings.dialect == "auto" else DIALECTS[settings.dialect],
-            place=f"{settings.name} at {settings.base_url}",
-        )
+        if settings.dialect == "auto":
+            dialect = dialect_of_host(urlsplit(settings.base_url).hostname or "")
+        else:
+            dialect = DIALECTS[settings.dialect]
+        place = f"{settings.name} at {settings.base_url}"
+        return self._speaking(settings, place, locate, self._manner(settings, dialect))
 
     def _embedded(self, settings: BackendSettings) -> Backend:
         gguf: Path = find_gguf(settings.gguf)
@@ -85,17 +83,25 @@ class Workshop:
             address = await model.ready()
             return Target(f"http://{address.host}:{address.port}/v1", address.key)
 
+        manner = evolve(self._manner(settings, DIALECTS["llama.cpp"]), only_model=model.alias)
+        return self._speaking(settings, f"the embedded model {model.alias}", locate, manner, model)
+
+    def _manner(self, settings: BackendSettings, dialect: Dialect | None) -> Manner:
+        policy = Policy(settings.server_tools == "drop", settings.unseen_images == "reject")
+        return Manner(settings.timeout_ms / 1000, dialect, dict(settings.cells), policy)
+
+    def _speaking(
+        self,
+        settings: BackendSettings,
+        place: str,
+        locate: Callable[[], Awaitable[Target]],
+        manner: Manner,
+        process: IService | None = None,
+    ) -> Backend:
+        client = BackendClient.over_network(settings.name, self._reactor, settings.connect_timeout_ms / 1000)
+        log = self._logs.logger("backends")
         return ChatBackend(
-            settings.name,
-            self._client(settings),
-            locate,
-            self._reactor,
-            settings.timeout_ms / 1000,
-            self._logs.logger("backends"),
-            dialect=DIALECTS["llama.cpp"],
-            place=f"the embedded model {model.alias}",
-            only_model=model.alias,
-            process=model,
+            settings.name, place, client, locate, manner, self._documents, self._reactor, self._new_id, log, process
         )
 
 

@@ -1,24 +1,59 @@
 """A Messages request to the body of a Chat Completions request (PROTOCOL 4.2)."""
 
+from hashlib import sha256
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from claudeproxy.model.anthropic import MessagesRequest
+from claudeproxy.model.anthropic import MessagesRequest, ToolUseBlock
+from claudeproxy.model.documents import Papers
 from claudeproxy.model.problems import Refusal, invalid_request
+from claudeproxy.translate import thinking
+from claudeproxy.translate.content import ContentReader
 from claudeproxy.translate.dialects import Dialect
-from claudeproxy.translate.turns import conversation
+from claudeproxy.translate.names import Names
+from claudeproxy.translate.structured import ask_for_schema
+from claudeproxy.translate.tools import offer
+from claudeproxy.translate.turns import chat_messages
+
+
+@frozen
+class Policy:
+    """What the settings say of a backend's lossy corners."""
+
+    #: Server tools are dropped rather than refused.
+    drop_server_tools: bool = False
+    #: An image for a blind model is refused rather than replaced by a note.
+    refuse_images: bool = False
+
+
+STRICT = Policy()
 
 
 @frozen
 class ChatRequest:
-    """The JSON to send, and the names of what it does not carry though the caller asked for it."""
+    """The JSON to send; the names of what it does not carry though the caller asked for it; and what is needed to
+    understand the answer."""
 
     body: dict[str, Any]
     dropped: tuple[str, ...]
+    names: Names
+    #: Ids of calls that the client knows already.
+    used_ids: frozenset[str]
+    one_call: bool
+    wanted: thinking.Asked
+    #: The answer's beginning, if the client wrote it (a prefill).
+    begun: str = ""
 
 
-def to_chat(request: MessagesRequest, model: str, dialect: Dialect) -> ChatRequest:
+def to_chat(
+    request: MessagesRequest,
+    model: str,
+    dialect: Dialect,
+    policy: Policy = STRICT,
+    papers: Papers | None = None,
+    session: str = "",
+) -> ChatRequest:
     """The body for ``model``. Raises `Refusal` for what no Chat Completions server can do.
 
     It always asks for a stream: only a stream can be cancelled (CLIENTS.md: a llama.cpp request without one runs to
@@ -26,23 +61,55 @@ def to_chat(request: MessagesRequest, model: str, dialect: Dialect) -> ChatReque
     """
     for name in request.unservable:
         raise Refusal(invalid_request(f"{name}: not available on this backend; remove the field"))
-    talk = conversation(request, dialect)
-    if not talk.messages:
+    reader = ContentReader(dialect.images != "no", policy.refuse_images, papers or {})
+    messages = chat_messages(request, dialect, reader)
+    if not messages:
         raise Refusal(invalid_request("messages: no message has any content that this backend could read"))
-    body: dict[str, Any] = {"model": model, "messages": talk.messages, "stream": True}
-    dropped = [name for name in ("tools", "tool_choice", "thinking") if getattr(request, name)]
-    if request.output_config is not None and request.output_config.format is not None:
-        dropped.append("output_config.format")
-    if request.max_tokens is not None:
-        body[dialect.max_tokens_field] = max(1, request.max_tokens)  # 0 only reads the prompt: the least is 1
+    body: dict[str, Any] = {"model": model, "messages": messages, "stream": True}
+    begun = _prefill(body, dialect)
+    offered = offer(request, dialect, policy.drop_server_tools)
+    wanted = thinking.asked(request)
+    body |= offered.fields
+    dropped = [*offered.dropped, *reader.lost]
+    dropped += thinking.ask(body, wanted, model, dialect)
+    dropped += ask_for_schema(body, request, dialect)
     dropped += _sampling(body, request, model, dialect)
-    _extras(body, request, dialect)
-    return ChatRequest(body, tuple(dict.fromkeys(dropped + talk.lost)))
+    _limit(body, request, model, dialect)
+    _extras(body, request, dialect, session)
+    return ChatRequest(
+        body, tuple(dict.fromkeys(dropped)), offered.names, _used_ids(request), offered.one_call, wanted, begun
+    )
+
+
+def without_thinking(chat: ChatRequest) -> ChatRequest:
+    """The same for a model that refuses to be asked to think."""
+    body = {name: value for name, value in chat.body.items() if name not in thinking.FIELDS}
+    return evolve(chat, body=body)
+
+
+def _prefill(body: dict[str, Any], dialect: Dialect) -> str:
+    """An answer that the client began: the last message is the model's own."""
+    last = body["messages"][-1]
+    if last["role"] != "assistant" or "tool_calls" in last:
+        return ""
+    if dialect.prefill == "refuse":
+        raise Refusal(invalid_request("messages: this backend cannot continue an answer; end with a user message"))
+    if dialect.prefill == "vllm":
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
+    return str(last["content"])
+
+
+def _limit(body: dict[str, Any], request: MessagesRequest, model: str, dialect: Dialect) -> None:
+    if request.max_tokens is None:
+        return
+    most = min(request.max_tokens, dialect.max_output) if dialect.max_output else request.max_tokens
+    newer = dialect.name == "kimi" and "k3" in model.lower()
+    body["max_completion_tokens" if newer else dialect.max_tokens_field] = max(1, most)  # 0 only reads the prompt
 
 
 def _sampling(body: dict[str, Any], request: MessagesRequest, model: str, dialect: Dialect) -> list[str]:
     """Temperature and friends; gives the names of those that the model would refuse."""
-    fixed = model.rpartition("/")[2].lower().startswith(dialect.fixed_sampling) if dialect.fixed_sampling else False
+    fixed = bool(dialect.fixed_sampling) and model.rpartition("/")[2].lower().startswith(dialect.fixed_sampling)
     dropped = []
     for name in ("temperature", "top_p", "top_k"):
         value = getattr(request, name)
@@ -55,7 +122,7 @@ def _sampling(body: dict[str, Any], request: MessagesRequest, model: str, dialec
     return dropped
 
 
-def _extras(body: dict[str, Any], request: MessagesRequest, dialect: Dialect) -> None:
+def _extras(body: dict[str, Any], request: MessagesRequest, dialect: Dialect, session: str) -> None:
     if dialect.include_usage:
         body["stream_options"] = {"include_usage": True}
         if dialect.continuous_usage and request.stop_sequences:
@@ -65,3 +132,11 @@ def _extras(body: dict[str, Any], request: MessagesRequest, dialect: Dialect) ->
     if dialect.timings_per_token and request.stop_sequences:
         # A stream that we cut ourselves never gets to its usage: every chunk must tell.
         body["timings_per_token"] = True
+    if dialect.prompt_cache_key and session:
+        # Not the session's own name: it is nobody's business but the client's.
+        body["prompt_cache_key"] = sha256(session.encode()).hexdigest()[:32]
+
+
+def _used_ids(request: MessagesRequest) -> frozenset[str]:
+    blocks = (block for message in request.messages for block in message.content)
+    return frozenset(block.id for block in blocks if isinstance(block, ToolUseBlock))

@@ -5,16 +5,17 @@ raises for what a backend says: nonsense becomes a failed answer, because from t
 other way to tell the client.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 
 from claudeproxy.model.events import Event, Usage
-from claudeproxy.model.problems import LONGEST_DETAIL, Problem, bad_gateway, overloaded
+from claudeproxy.model.problems import LONGEST_DETAIL, Problem, bad_gateway
+from claudeproxy.translate.composer import Composer, Expected
 from claudeproxy.translate.failures import problem_from_answer, problem_from_error
 from claudeproxy.translate.reply import Reply
-from claudeproxy.translate.stops import StopWatch
+from claudeproxy.translate.tool_calls import ToolCall, ToolCalls
 from claudeproxy.translate.usage import from_chat, from_progress, from_timings
 from claudeproxy.wire.json import NotJSON, decode
 from claudeproxy.wire.lines import LineTooLong
@@ -23,21 +24,6 @@ from claudeproxy.wire.sse import EventReader, ServerSentEvent
 #: The fields in which servers send reasoning; of several in one delta the first wins (row 32).
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 
-#: Finish reasons to stop reasons (PROTOCOL 4.3). What is not here is an end like any other (row 49).
-_REASONS = {"length": "max_tokens", "content_filter": "refusal"}
-
-
-@frozen
-class Expected:
-    """What the request lets us know about its answer before it comes."""
-
-    backend: str
-    #: The best count of the prompt, in tokens.
-    prompt_tokens: int
-    stop_sequences: tuple[str, ...] = ()
-    #: The caller asked for no answer at all (``max_tokens`` 0): what must be generated nevertheless is not shown.
-    silent: bool = False
-
 
 @define
 class ChatStream:
@@ -45,27 +31,32 @@ class ChatStream:
 
     reply: Reply
     _expected: Expected
+    _unique: Callable[[], str]
     #: The backend answered a request for a stream with one JSON text (row 72).
     whole_json: bool = False
+    _composer: Composer = field(init=False)
+    _calls: ToolCalls = field(factory=ToolCalls, init=False)
     _reader: EventReader = field(factory=EventReader, init=False)
     _body: list[bytes] = field(factory=list, init=False)
-    _stops: StopWatch = field(init=False)
     _usage: Usage | None = field(default=None, init=False)
     #: From llama.cpp's progress and timings, for answers that bring no usage.
     _measured: Usage | None = field(default=None, init=False)
     _finish: str = field(default="", init=False)
     _done: bool = field(default=False, init=False)
     _refused: bool = field(default=False, init=False)
-    _pieces: int = field(default=0, init=False)
-    _blank: str = field(default="", init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._stops = StopWatch(self._expected.stop_sequences)
+        self._composer = Composer(self.reply, self._expected, self._unique)
 
     @property
     def spoken(self) -> bool:
         """Whether the model has said anything yet."""
-        return self._pieces > 0
+        return self._composer.pieces > 0
+
+    @property
+    def remarks(self) -> list[str]:
+        """What was repaired or left out, for the log; never content."""
+        return self._composer.remarks
 
     @property
     def over(self) -> bool:
@@ -112,10 +103,11 @@ class ChatStream:
             for event in self._reader.close():
                 self._event(event)
         if not self.reply.over:
-            if self._done or self._finish:
+            if self._done or self._finish or self._expected.ends_without_done:
                 self._end()
             else:
-                self._fail(_truncated(self._expected.backend, self.spoken))
+                where = "in the middle of its answer" if self.spoken else "before it answered"
+                self._fail(bad_gateway(f"Backend {self._expected.backend} closed the connection {where}."))
         return self.reply.take()
 
     def fail(self, problem: Problem) -> list[Event]:
@@ -183,17 +175,13 @@ class ChatStream:
         finish = choice.get("finish_reason")
         if finish and isinstance(finish, str):  # rows 48, 49: "" and null are no end
             if finish in ("error", "network_error"):
-                self._fail(problem_from_error(self._expected.backend, "it failed while answering", 502))
+                self._fail(bad_gateway(f"Backend {self._expected.backend} failed in the middle of its answer."))
             self._finish = finish
 
     def _delta(self, delta: Mapping[str, Any]) -> None:
         content = delta.get("content")
         if not content or len(delta) > 1:
-            for name in _REASONING:
-                thought = _text(delta.get(name))
-                if thought:
-                    self._think(thought)
-                    break
+            self._reasoning(delta)
             refusal = _text(delta.get("refusal"))
             if refusal:
                 self._refused = True
@@ -203,41 +191,44 @@ class ChatStream:
                 self._say(content)
             else:
                 self._parts(content)
+        if "tool_calls" in delta or "function_call" in delta:
+            self._composer.pieces += 1
+            self._calls.receive(delta.get("tool_calls"))
+            self._calls.receive_legacy(delta.get("function_call"))
+
+    def _reasoning(self, delta: Mapping[str, Any]) -> None:
+        details = delta.get("reasoning_details")
+        details = details if isinstance(details, list) else []
+        for name in _REASONING:
+            thought = _text(delta.get(name))
+            if thought:
+                self._think(thought, name, details)
+                return
+        if details:
+            self._think("".join(_text(each) for each in details), "reasoning_details", details)
 
     def _parts(self, content: Any) -> None:
         """Content as a list of parts (row 61)."""
         for part in content if isinstance(content, list) else ():
             if isinstance(part, dict) and part.get("type") == "thinking":
-                self._think(_text(part.get("thinking")))
+                self._think(_text(part.get("thinking")), "content")
             else:
                 self._say(_text(part))
 
-    def _think(self, thought: str) -> None:
-        self._pieces += 1
-        if thought and not self._expected.silent and not self.reply.over:
-            self.reply.thinking(thought)
+    def _think(self, thought: str, name: str, details: Iterable[Any] = ()) -> None:
+        self._emit_calls(self._calls.complete())
+        self._composer.think(thought, name, details)
 
     def _say(self, text: str) -> None:
-        self._pieces += 1
-        if self._expected.silent or self.reply.over:
-            return
-        text = self._stops.receive(text)
-        if text:
-            self._show(text)
-        if self._stops.hit is not None:
+        if self._calls and not text.isspace():
+            self._emit_calls(self._calls.complete())  # row 20
+        self._composer.say(text)
+        if self._composer.hit is not None and not self.reply.over:
             self._end()
 
-    def _show(self, text: str) -> None:
-        if self.reply.kinds and self.reply.kinds[-1] == "text":
-            self.reply.text(text)
-            return
-        # Blank text is held until more comes: between other blocks it is an artefact of templates (row 40).
-        text = self._blank + text
-        if text.isspace():
-            self._blank = text
-            return
-        self._blank = ""
-        self.reply.text(text.lstrip("\n") if self.reply.kinds else text)
+    def _emit_calls(self, calls: Iterable[ToolCall]) -> None:
+        for call in calls:
+            self._composer.call(call)
 
     def _count(self, chunk: Mapping[str, Any]) -> None:
         usage = chunk.get("usage")
@@ -255,33 +246,32 @@ class ChatStream:
         usage = self._usage or self._measured or Usage()
         if not usage.prompt:
             usage = evolve(usage, input=self._expected.prompt_tokens)
-        return usage if usage.output else evolve(usage, output=self._pieces)
+        return usage if usage.output else evolve(usage, output=self._composer.pieces)
 
     def _end(self) -> None:
-        if self._stops.hit is None and not self._expected.silent:
-            rest = self._stops.close()
-            if rest:
-                self._show(rest)
+        cut = self._finish == "length"
+        if self._composer.hit is None:
+            self._emit_calls(self._calls.finish(cut))
+        self._composer.close()
         self.reply.start(self._known())
-        if self._stops.hit is not None:
-            self.reply.end("stop_sequence", self._known(), self._stops.hit)
+        usage = self._known()
+        if self._composer.hit is not None:
+            self.reply.end("stop_sequence", usage, self._composer.hit)
         elif self._expected.silent:
-            self.reply.end("max_tokens", evolve(self._known(), output=0))
+            self.reply.end("max_tokens", evolve(usage, output=0))
         elif self._refused or self._finish == "content_filter":
-            self.reply.end("refusal", self._known(), refusal=True)
-        elif not self.reply.kinds and self._finish != "length":  # row 39: never a success without an answer
+            self.reply.end("refusal", usage, refusal=True)
+        elif cut:
+            self.reply.end("max_tokens", usage)
+        elif "tool_use" in self.reply.kinds:  # rows 46 and 47: what was emitted decides
+            self.reply.end("tool_use", usage)
+        elif self.reply.kinds:
+            self.reply.end("end_turn", usage)
+        else:  # row 39: never a success without an answer
             self._fail(bad_gateway(f"Backend {self._expected.backend} gave an empty answer."))
-        else:
-            self.reply.end(_REASONS.get(self._finish, "end_turn"), self._known())
 
     def _fail(self, problem: Problem) -> None:
         self.reply.fail(problem)
-
-
-def _truncated(backend: str, spoken: bool) -> Problem:
-    if spoken:
-        return bad_gateway(f"Backend {backend} ended its answer in the middle.")
-    return overloaded(f"Backend {backend} closed the connection before it answered.")
 
 
 def _text(part: Any) -> str:

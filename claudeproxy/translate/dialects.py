@@ -1,21 +1,80 @@
-"""What differs between servers that all say they speak Chat Completions (PROTOCOL appendix C), as data."""
+"""What differs between servers that all say they speak Chat Completions (PROTOCOL appendix C), as data.
 
-from attrs import frozen
+A row is a server family, an attribute a difference. The settings file can set every cell anew for a backend.
+"""
+
+from attrs import field, frozen
+from attrs.validators import in_
 
 
 @frozen
 class Dialect:
-    """One server family. Every cell can be set for a backend in the settings file."""
+    """One server family. The defaults are those of a server of which nothing is known."""
 
     name: str
+
+    # ---- the request's frame
     #: The field that limits the answer, in tokens.
-    max_tokens_field: str = "max_tokens"
-    #: ``fold`` a system message of mid-conversation into the turn before it, or ``keep`` it as a message of its own.
-    system_midway: str = "fold"
-    #: The role of system messages.
-    system_role: str = "system"
-    #: How many stop sequences the server takes. They are watched for by the proxy either way, see `stop_strings`.
-    top_k: bool = True
+    max_tokens_field: str = field(default="max_tokens", validator=in_(("max_tokens", "max_completion_tokens")))
+    #: The longest answer that may be asked for, in tokens; 0 for no limit. Claude Code asks for 128,000.
+    max_output: int = 0
+    #: Whether ``top_k`` is known.
+    top_k: bool = False
+    #: Models, by the beginning of their names, that refuse a request with sampling parameters.
+    fixed_sampling: tuple[str, ...] = ()
+    #: One key a session makes the server keep the session's prefix at one place.
+    prompt_cache_key: bool = False
+    #: How an answer is continued that the client began: the server does it by itself (``native``), by vLLM's two
+    #: fields (``vllm``), or not at all (``refuse``).
+    prefill: str = field(default="native", validator=in_(("native", "vllm", "refuse")))
+
+    # ---- system messages
+    system_role: str = field(default="system", validator=in_(("system", "developer")))
+    #: ``fold`` a system message of mid-conversation into the turn beside it, or ``keep`` it as a message of its own.
+    system_midway: str = field(default="fold", validator=in_(("fold", "keep")))
+
+    # ---- tools
+    #: ``no``: the model's template has no place for tools and would drop them silently.
+    tools: str = field(default="yes", validator=in_(("yes", "no")))
+    #: ``only``: the object form is ignored, so that just the one tool is sent, as required.
+    tool_choice_named: str = field(default="object", validator=in_(("object", "only")))
+    #: Whether ``parallel_tool_calls`` is known. Where it is not, or is not obeyed, the proxy keeps the first call.
+    parallel_flag: bool = False
+    #: Whether ``strict`` of a tool is known.
+    strict_tools: bool = False
+    #: ``grammar``: schemas are compiled to a grammar, which some keywords break.
+    schemas: str = field(default="full", validator=in_(("full", "grammar")))
+
+    # ---- structured output
+    #: The best that the server has: a schema, any JSON object, or nothing but being asked to.
+    schema_output: str = field(default="json_object", validator=in_(("json_schema", "json_object", "prompt")))
+
+    # ---- images
+    #: ``unknown`` images are sent, and an error says what happened.
+    images: str = field(default="unknown", validator=in_(("yes", "no", "unknown")))
+
+    # ---- reasoning
+    #: How thinking is asked for; see ``translate.thinking``.
+    thinking: str = field(
+        default="none",
+        validator=in_(("none", "effort", "template", "openrouter", "deepseek", "kimi", "glm", "lmstudio")),
+    )
+    #: The field that takes a thinking budget, in tokens.
+    budget_field: str = ""
+    #: The field in which earlier reasoning goes back; empty for none.
+    reasoning_echo: str = field(default="", validator=in_(("", "reasoning_content", "reasoning", "reasoning_details")))
+    #: A turn with calls but without reasoning is refused: an empty text stands in.
+    echo_required: bool = False
+    #: Thinking may come as ``<think>`` tags at the beginning of the text (rows 34 to 36).
+    think_tags: bool = True
+    #: The template has written the opening tag already (row 35).
+    starts_thinking: bool = False
+
+    # ---- the stream
+    #: It ends without ``[DONE]`` and without a finish reason: only then is a plain end of the body no cut (row 50).
+    ends_without_done: bool = False
+
+    # ---- counts
     #: Asks for usage at the stream's end.
     include_usage: bool = True
     #: llama.cpp: a sign of life with exact prompt counts before the first token, and cancel in prefill.
@@ -26,11 +85,7 @@ class Dialect:
     continuous_usage: bool = False
     #: Where exact counts come from: ``llama.cpp``, or nowhere.
     counting: str = ""
-    #: Sampling parameters that make a reasoning model refuse the request are left out for these model prefixes.
-    fixed_sampling: tuple[str, ...] = ()
 
-
-_OPENAI_REASONING = ("gpt-5", "o1", "o3", "o4")
 
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect
@@ -38,29 +93,97 @@ DIALECTS: dict[str, Dialect] = {
         Dialect(
             "openai",
             max_tokens_field="max_completion_tokens",
-            system_midway="keep",
+            fixed_sampling=("gpt-5", "o1", "o3", "o4"),
+            prompt_cache_key=True,
+            prefill="refuse",
             system_role="developer",
-            top_k=False,
-            fixed_sampling=_OPENAI_REASONING,
+            system_midway="keep",
+            parallel_flag=True,
+            strict_tools=True,
+            schema_output="json_schema",
+            images="yes",
+            thinking="effort",
+            think_tags=False,
         ),
-        Dialect("llama.cpp", return_progress=True, timings_per_token=True, counting="llama.cpp"),
-        Dialect("vllm", continuous_usage=True),
-        Dialect("lmstudio"),
-        Dialect("openrouter", system_midway="keep"),
-        Dialect("deepseek", system_midway="keep", top_k=False),
-        Dialect("kimi", system_midway="keep", top_k=False),
-        Dialect("glm", system_midway="keep", top_k=False),
-        Dialect("ollama-compat", top_k=False),
-        Dialect("generic", top_k=False),
+        Dialect(
+            "llama.cpp",
+            top_k=True,
+            tool_choice_named="only",
+            parallel_flag=True,
+            schemas="grammar",
+            schema_output="json_schema",
+            thinking="template",
+            budget_field="thinking_budget_tokens",
+            reasoning_echo="reasoning_content",
+            return_progress=True,
+            timings_per_token=True,
+            counting="llama.cpp",
+        ),
+        Dialect(
+            "vllm",
+            top_k=True,
+            prefill="vllm",
+            parallel_flag=True,
+            schema_output="json_schema",
+            thinking="template",
+            reasoning_echo="reasoning",
+            continuous_usage=True,
+        ),
+        Dialect(
+            "lmstudio",
+            top_k=True,
+            schemas="grammar",
+            schema_output="json_schema",
+            thinking="lmstudio",
+            reasoning_echo="reasoning_content",
+        ),
+        Dialect(
+            "openrouter",
+            top_k=True,
+            system_midway="keep",
+            parallel_flag=True,
+            schema_output="json_schema",
+            thinking="openrouter",
+            reasoning_echo="reasoning_details",
+            think_tags=False,
+        ),
+        Dialect(
+            "deepseek",
+            system_midway="keep",
+            images="no",
+            thinking="deepseek",
+            reasoning_echo="reasoning_content",
+            echo_required=True,
+            think_tags=False,
+        ),
+        Dialect(
+            "kimi",
+            system_midway="keep",
+            prompt_cache_key=True,
+            thinking="kimi",
+            reasoning_echo="reasoning_content",
+            echo_required=True,
+            think_tags=False,
+        ),
+        Dialect(
+            "glm",
+            system_midway="keep",
+            thinking="glm",
+            reasoning_echo="reasoning_content",
+            think_tags=False,
+        ),
+        Dialect("ollama-compat", schema_output="json_schema", reasoning_echo="reasoning"),
+        Dialect("generic"),
     )
 }
 
-#: Whose address says which dialect it speaks: a part of the host name, and the dialect.
+#: Whose address says which dialect it speaks: the end of the host's name, and the dialect.
 _HOSTS = (
     ("api.openai.com", "openai"),
     ("openrouter.ai", "openrouter"),
     ("deepseek.com", "deepseek"),
-    ("moonshot.", "kimi"),
+    ("moonshot.ai", "kimi"),
+    ("moonshot.cn", "kimi"),
     ("bigmodel.cn", "glm"),
     ("z.ai", "glm"),
 )
@@ -68,7 +191,7 @@ _HOSTS = (
 
 def dialect_of_host(host: str) -> Dialect | None:
     """The dialect that a well-known host speaks; None for a host that must be asked."""
-    for part, name in _HOSTS:
-        if host == part or host.endswith("." + part) or (part.endswith(".") and part in host):
+    for known, name in _HOSTS:
+        if host == known or host.endswith("." + known):
             return DIALECTS[name]
     return None

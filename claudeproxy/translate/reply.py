@@ -89,6 +89,17 @@ class Reply:
             self._add(InputDelta(self._index, piece))
         self._stop()
 
+    def whole_block(self, block: dict[str, object]) -> None:
+        """A block that is complete as it opens: a server tool's result."""
+        self._begin(block)
+        self._stop()
+
+    def server_call(self, id: str, name: str, arguments: str) -> None:
+        """A call that a server has run already."""
+        self._begin({"type": "server_tool_use", "id": id, "name": name, "input": {}})
+        self._add(InputDelta(self._index, arguments))
+        self._stop()
+
     def close_block(self) -> None:
         """Closes what is open. A thinking block that nobody signed gets the empty signature."""
         if self._open == "thinking":

@@ -48,7 +48,7 @@ class MessagesAPI:
         asked = parsed.request
         route, backend = live.route(asked.model)
         exchange.model, exchange.backend = asked.model, backend.name
-        prepared = await backend.prepare(asked, route.model)
+        prepared = await backend.prepare(asked, route.model, exchange.session)
         exchange.backend_model = prepared.model
         self._tell_dropped(request, exchange, prepared.dropped + parsed.unknown)
         answer = self._answer(request, exchange, asked, live)

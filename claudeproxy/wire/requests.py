@@ -113,11 +113,18 @@ def parse_count(body: bytes) -> Parsed:
     unknown: dict[str, None] = {}
     try:
         request = _converter(unknown, False).structure(data, MessagesRequest)
+    except RecursionError:
+        raise Refusal(invalid_request(f"messages: {_TOO_DEEP}")) from None
     except Exception:  # whatever it was, the slower converter finds it again and can tell where
         raise Refusal(invalid_request(_explain(data))) from None
     if not request.messages:
         raise Refusal(invalid_request("messages: at least one message is required"))
     return Parsed(request, tuple(unknown))
+
+
+_TOO_DEEP = "Input is nested too deeply"
+#: The path of a field in a refusal, in characters.
+_LONGEST_PATH = 200
 
 
 def _explain(data: dict[str, Any]) -> str:
@@ -126,20 +133,31 @@ def _explain(data: dict[str, Any]) -> str:
     except (ClassValidationError, IterableValidationError) as faults:
         return "; ".join(_readable(fault) for fault in transform_error(faults, format_exception=_words)[:5])
     except RecursionError:
-        return "The request body is nested too deeply"
+        return f"messages: {_TOO_DEEP}"
     raise AssertionError("the strict converters disagree")
 
 
 def _words(fault: BaseException, _: type | None) -> str:
-    if isinstance(fault, KeyError):
-        return "Field required"
+    match fault:
+        case KeyError():
+            return "Field required"
+        case RecursionError():  # the slower converter needs more of the stack than the other
+            return _TOO_DEEP
     return str(fault) or type(fault).__name__
 
 
 def _readable(fault: str) -> str:
-    """``Field required @ $.messages[0].role`` as ``messages.0.role: Field required``."""
+    """``Field required @ $.messages[0].role`` as ``messages.0.role: Field required``.
+
+    Where the words of a validator begin with the field's own name, that is the path's last part.
+    """
     words, _, path = fault.rpartition(" @ ")
     field = re.sub(r"\[(.*?)\]", r".\1", path.removeprefix("$").removeprefix("."))
+    named = re.match(r"([a-z_]+): ", words)
+    if named:
+        field, words = f"{field}.{named[1]}", words[named.end() :]
+    if len(field) > _LONGEST_PATH:
+        field = f"{field[:_LONGEST_PATH]}..."
     return f"{field}: {words}"
 
 
@@ -251,7 +269,8 @@ def _tagged(converter: Converter, value: Any) -> Any:
 def _source(converter: Converter, value: Any) -> Any:
     if not isinstance(value, dict):
         raise ValueError("Input should be a valid object")
-    kind = _SOURCES.get(value.get("type", ""))
+    tag = value.get("type")
+    kind = _SOURCES.get(tag) if isinstance(tag, str) else None
     if kind is None:
         raise ValueError(f"type: Input should be one of {', '.join(_SOURCES)}")
     return converter.structure(value, kind)

@@ -1,0 +1,218 @@
+"""What a model says, in whatever dialect, to the blocks of a reply: the part that all stream machines share."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from attrs import define, field, frozen
+
+from claudeproxy.translate.ids import kept_or_minted
+from claudeproxy.translate.names import Names
+from claudeproxy.translate.reply import Reply
+from claudeproxy.translate.signatures import Reasoning, sign
+from claudeproxy.translate.stops import StopWatch
+from claudeproxy.translate.think_tags import ThinkTags
+from claudeproxy.translate.tool_calls import ToolCall
+
+
+@frozen
+class Expected:
+    """What the request lets us know about its answer before it comes."""
+
+    backend: str
+    #: The best count of the prompt, in tokens.
+    prompt_tokens: int
+    stop_sequences: tuple[str, ...] = ()
+    #: The caller asked for no answer at all (``max_tokens`` 0): what must be generated nevertheless is not shown.
+    silent: bool = False
+    #: The tools that were offered; without any, a call is text (row 28).
+    names: Names = field(factory=Names)
+    #: Ids of calls that the client knows from earlier turns.
+    used_ids: frozenset[str] = frozenset()
+    #: Only the first call counts (row 25).
+    one_call: bool = False
+    #: Thinking is not shown, only signed (``display`` omitted).
+    hides_thinking: bool = False
+    think_tags: bool = False
+    starts_thinking: bool = False
+    #: The backend ends its streams without a word (row 50).
+    ends_without_done: bool = False
+    #: The answer's beginning that the client wrote, should the backend repeat it (row 60).
+    begun: str = ""
+
+
+@define
+class Composer:
+    """Takes thoughts, text and calls in the order in which they come, and makes blocks of them.
+
+    ``unique`` gives letters and digits that were never given before, for ids.
+    """
+
+    reply: Reply
+    _expected: Expected
+    _unique: Callable[[], str]
+    #: How many pieces the model has said: an estimate of its tokens, where nobody counts them.
+    pieces: int = field(default=0, init=False)
+    #: What was repaired or left out, for the log; never content.
+    remarks: list[str] = field(factory=list, init=False)
+    _stops: StopWatch = field(init=False)
+    _tags: ThinkTags | None = field(init=False)
+    _used: set[str] = field(init=False)
+    _calls: int = field(default=0, init=False)
+    _blank: str = field(default="", init=False)
+    _begun: str = field(init=False)
+    _repeated: str = field(default="", init=False)
+    # The open thinking block's.
+    _field: str = field(default="", init=False)
+    _hidden: list[str] = field(factory=list, init=False)
+    _details: list[dict[str, Any]] = field(factory=list, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        expected = self._expected
+        self._stops = StopWatch(expected.stop_sequences)
+        self._tags = ThinkTags(expected.starts_thinking) if expected.think_tags or expected.starts_thinking else None
+        self._used = set(expected.used_ids)
+        self._begun = expected.begun
+
+    @property
+    def hit(self) -> str | None:
+        """The stop sequence that ended the answer."""
+        return self._stops.hit
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing that comes now can be shown any more."""
+        return self.hit is not None or self.reply.over
+
+    def think(self, thought: str, field: str, details: Iterable[Any] = ()) -> None:
+        """More of the model's thinking: ``field`` is where it was found, and where it goes on the next turn.
+
+        ``details`` are OpenRouter's structured twin of the text (rows 32, 33).
+        """
+        self.pieces += 1
+        entries = [each for each in details if isinstance(each, dict)]
+        if self._expected.silent or self.done or not (thought or entries):
+            return
+        self._begin_thinking(field)
+        for entry in entries:
+            self._add_detail(entry)
+        if not thought:
+            return
+        thought = _clean(thought)
+        if self._expected.hides_thinking:
+            self._hidden.append(thought)
+        else:
+            self.reply.thinking(thought)
+
+    def say(self, text: str) -> None:
+        """More of the answer's text."""
+        self.pieces += 1
+        if self._expected.silent or self.done:
+            return
+        text = self._without_prefill(_clean(text))
+        if self._tags is None:
+            self._watch(text)
+            return
+        thought, text = self._tags.receive(text)
+        if thought:
+            self._think_in_tags(thought)
+        self._watch(text)
+
+    def call(self, call: ToolCall) -> None:
+        """A whole call."""
+        self.pieces += 1
+        if self._expected.silent or self.done:
+            return
+        self._flush()
+        if not self._expected.names or not call.name:
+            self.remarks.append("a tool call that cannot be one was left as text")
+            if call.arguments:
+                self._show(f"{call.name} {call.arguments}".lstrip())
+            return
+        if self._expected.one_call and self._calls:
+            self.remarks.append("a second tool call was dropped: only one was allowed")
+            return
+        self._calls += 1
+        self._sign()
+        id = kept_or_minted(call.id, self._used, self._unique)
+        self.reply.tool_call(id, self._expected.names.restore(call.name), call.arguments)
+
+    def close(self) -> None:
+        """Nothing more comes: shows what was held back, signs what is open."""
+        if not self.done and not self._expected.silent:
+            rest, self._repeated = self._repeated, ""
+            if rest != self._begun:  # it only began like the prefill
+                self._watch(rest)
+            self._flush()
+        self._sign()
+
+    def _without_prefill(self, text: str) -> str:
+        """Some servers repeat the answer's beginning that the client wrote (row 60)."""
+        if not self._begun:
+            return text
+        self._repeated += text
+        if self._begun.startswith(self._repeated):
+            return ""  # as far as can be seen, a repetition
+        text = self._repeated
+        begun, self._begun, self._repeated = self._begun, "", ""
+        return text.removeprefix(begun)
+
+    def _flush(self) -> None:
+        """Decides about all that was held back."""
+        if self._tags is not None:
+            thought, text = self._tags.close()
+            if thought:
+                self._think_in_tags(thought)
+            self._watch(text)
+        rest = self._stops.close()
+        if rest:
+            self._show(rest)
+
+    def _watch(self, text: str) -> None:
+        text = self._stops.receive(text) if text else ""
+        if text:
+            self._show(text)
+
+    def _show(self, text: str) -> None:
+        if self.reply.kinds and self.reply.kinds[-1] == "text":
+            self.reply.text(text)
+            return
+        # Blank text is held until more comes: between other blocks it is an artefact of templates (row 40).
+        text = self._blank + text
+        if text.isspace():
+            self._blank = text
+            return
+        self._blank = ""
+        self._sign()
+        self.reply.text(text.lstrip("\n") if self.reply.kinds else text)
+
+    def _think_in_tags(self, thought: str) -> None:
+        self.think(thought, "content")
+
+    def _begin_thinking(self, field: str) -> None:
+        self._field = self._field or field
+        self.reply.open_thinking()
+
+    def _add_detail(self, detail: dict[str, Any]) -> None:
+        """Pieces of one entry are joined; what goes back must be whole (PROTOCOL 4.6)."""
+        last = self._details[-1] if self._details else None
+        if last is None or any(last.get(key) != detail.get(key) for key in ("type", "index")):
+            self._details.append(dict(detail))
+            return
+        for key, value in detail.items():
+            joined = key in ("text", "summary", "data") and isinstance(value, str) and isinstance(last.get(key), str)
+            if joined:
+                last[key] += value
+            elif value is not None:
+                last[key] = value
+
+    def _sign(self) -> None:
+        """Ends an open thinking block; its signature carries what the backend needs back."""
+        if self._field:
+            data = self._details or "".join(self._hidden) or None
+            self.reply.sign(sign(Reasoning("reasoning_details" if self._details else self._field, data)))
+        self._field, self._hidden, self._details = "", [], []
+
+
+def _clean(text: str) -> str:
+    """Without NUL, which clients and files cannot bear (row 63)."""
+    return text.replace("\0", "\ufffd") if "\0" in text else text

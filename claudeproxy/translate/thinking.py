@@ -1,0 +1,133 @@
+"""How each dialect is asked to think, or not to (PROTOCOL 4.6)."""
+
+from typing import Any
+
+from attrs import frozen
+
+from claudeproxy.model.anthropic import MessagesRequest
+from claudeproxy.translate.dialects import Dialect
+
+#: Budgets, in tokens, up to which an effort is meant.
+_BUDGETS = ((1024, "low"), (8192, "medium"), (24576, "high"))
+_EFFORTS = ("low", "medium", "high", "xhigh", "max")
+
+
+@frozen
+class Asked:
+    """What the request says of thinking. ``effort`` is "" where it says nothing."""
+
+    on: bool
+    effort: str
+    budget: int | None
+    #: The client does not want to see it (``display`` omitted).
+    hidden: bool
+
+    @property
+    def level(self) -> str:
+        """The effort, from the budget if need be."""
+        if self.effort:
+            return self.effort
+        if self.budget is None:
+            return "medium"
+        return next((effort for most, effort in _BUDGETS if self.budget <= most), "xhigh")
+
+
+def asked(request: MessagesRequest) -> Asked:
+    """Reads the request; an effort given in mid-conversation replaces the earlier one, the newest wins."""
+    efforts = [config.effort for config in (request.output_config, *_midway(request)) if config and config.effort]
+    effort = next((each for each in reversed(efforts) if each in _EFFORTS), "")
+    thinking = request.thinking
+    if thinking is None or thinking.type == "disabled":
+        return Asked(False, effort, None, False)
+    budget = thinking.budget_tokens if thinking.type == "enabled" else None
+    return Asked(True, effort, budget, thinking.display == "omitted")
+
+
+def _midway(request: MessagesRequest) -> list[Any]:
+    return [message.output_config for message in request.messages]
+
+
+def ask(body: dict[str, Any], wanted: Asked, model: str, dialect: Dialect) -> list[str]:
+    """Puts the dialect's own switches into ``body``; gives what of the wish it has no word for."""
+    switches = _SWITCHES[dialect.thinking](wanted, model.rpartition("/")[2].lower())
+    body.update(switches)
+    if wanted.budget is None:
+        return []
+    if dialect.budget_field:
+        body[dialect.budget_field] = wanted.budget
+        return []
+    return [] if switches else ["thinking"]
+
+
+def _none(wanted: Asked, model: str) -> dict[str, Any]:
+    return {}
+
+
+def _effort(wanted: Asked, model: str) -> dict[str, Any]:
+    """OpenAI: only reasoning models take the field; what is least differs between them."""
+    if model.startswith("gpt-5"):
+        least = "none" if model.startswith("gpt-5.") else "minimal"
+        most = "max" if model.startswith("gpt-5.") else "high"
+        level = most if wanted.level in ("xhigh", "max") and most == "high" else wanted.level
+        return {"reasoning_effort": level if wanted.on else least}
+    if model.startswith(("o1", "o3", "o4")):
+        return {"reasoning_effort": min(wanted.level, "high", key=_EFFORTS.index) if wanted.on else "low"}
+    return {}
+
+
+def _template(wanted: Asked, model: str) -> dict[str, Any]:
+    """llama.cpp and vLLM: variables of the chat template, which templates without them ignore."""
+    kwargs: dict[str, Any] = {"enable_thinking": wanted.on}
+    if wanted.on and wanted.effort:
+        kwargs["reasoning_effort"] = min(wanted.effort, "high", key=_EFFORTS.index)
+    return {"chat_template_kwargs": kwargs}
+
+
+def _openrouter(wanted: Asked, model: str) -> dict[str, Any]:
+    if not wanted.on:
+        return {"reasoning": {"enabled": False}}
+    if wanted.budget is not None:
+        return {"reasoning": {"max_tokens": wanted.budget}}
+    if wanted.effort:
+        return {"reasoning": {"effort": min(wanted.effort, "xhigh", key=_EFFORTS.index)}}
+    return {"reasoning": {"enabled": True}}
+
+
+def _deepseek(wanted: Asked, model: str) -> dict[str, Any]:
+    if not wanted.on:
+        return {"thinking": {"type": "disabled"}}
+    level = {"low": "low", "max": "max"}.get(wanted.level, "high")
+    return {"thinking": {"type": "enabled"}, "reasoning_effort": level}
+
+
+def _kimi(wanted: Asked, model: str) -> dict[str, Any]:
+    """K2's thinking models always think, K3 knows efforts, the others a switch."""
+    if "k2-thinking" in model:
+        return {}
+    if "k3" in model:
+        return {"reasoning_effort": {"low": "low", "max": "max"}.get(wanted.level, "high") if wanted.on else "low"}
+    return {"thinking": {"type": "enabled" if wanted.on else "disabled"}}
+
+
+def _glm(wanted: Asked, model: str) -> dict[str, Any]:
+    """``clear_thinking`` false: earlier thinking stays in the prompt, so that the prefix does."""
+    return {"thinking": {"type": "enabled", "clear_thinking": False} if wanted.on else {"type": "disabled"}}
+
+
+def _lmstudio(wanted: Asked, model: str) -> dict[str, Any]:
+    """Models that cannot think refuse the field; `backends.chat` then repeats without it."""
+    return {"reasoning_effort": min(wanted.level, "xhigh", key=_EFFORTS.index) if wanted.on else "none"}
+
+
+_SWITCHES = {
+    "none": _none,
+    "effort": _effort,
+    "template": _template,
+    "openrouter": _openrouter,
+    "deepseek": _deepseek,
+    "kimi": _kimi,
+    "glm": _glm,
+    "lmstudio": _lmstudio,
+}
+#: The fields of a body that ask for thinking, to be left out for a model that knows none.
+FIELDS = ("reasoning_effort", "reasoning", "thinking", "chat_template_kwargs", "thinking_budget_tokens")
