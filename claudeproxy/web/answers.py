@@ -21,9 +21,11 @@ _LAST = (MessageStop, Failed)
 
 def answer_json(request: Request, value: Any, status: int = 200) -> bytes:
     """A JSON answer, as what a Klein route returns."""
+    body = encode(value)
     request.setResponseCode(status)
     request.setHeader(b"content-type", b"application/json")
-    return encode(value)
+    request.setHeader(b"content-length", b"%d" % len(body))
+    return body
 
 
 def answer_problem(request: Request, problem: Problem, request_id: str) -> bytes:
@@ -50,6 +52,7 @@ def _note(exchange: Exchange, events: list[Event], generation: Generation | None
     if exchange.first_token is None and generation is not None and generation.spoken:
         exchange.first_token = now
     if isinstance(events[-1], _LAST):
+        exchange.remarks = tuple(generation.remarks) if generation is not None else ()
         for event in events:
             if isinstance(event, MessageDelta):
                 exchange.usage = event.usage

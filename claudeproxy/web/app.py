@@ -17,7 +17,7 @@ from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.problems import Problem, Refusal, from_status, internal, not_found, overloaded, wrong_method
 from claudeproxy.web.answers import Answer, StreamAnswer, WholeAnswer, answer_json, answer_problem
 from claudeproxy.web.bodies import body_of
-from claudeproxy.web.exchange import Exchange, Exchanges
+from claudeproxy.web.exchange import Exchange, Exchanges, printable
 from claudeproxy.web.guard import check_host, check_key, check_origin
 from claudeproxy.web.live import Live
 from claudeproxy.web.models import model_json, page
@@ -47,9 +47,9 @@ class MessagesAPI:
         parsed = parse_messages(body_of(request, _limit(live)))
         asked = parsed.request
         route, backend = live.route(asked.model)
-        exchange.model, exchange.backend = asked.model, backend.name
+        exchange.model, exchange.backend = printable(asked.model), backend.name
         prepared = await backend.prepare(asked, route.model, exchange.session)
-        exchange.backend_model = prepared.model
+        exchange.backend_model = printable(prepared.model)
         self._tell_dropped(request, exchange, prepared.dropped + parsed.unknown)
         answer = self._answer(request, exchange, asked, live)
         generation = backend.generate(prepared, "msg_" + self._new_id(), asked.model, answer.deliver)
@@ -61,7 +61,8 @@ class MessagesAPI:
         exchange = self._exchanges.of(request)
         parsed = parse_count(body_of(request, _limit(live)))
         route, backend = live.route(parsed.request.model)
-        exchange.model, exchange.backend, exchange.backend_model = parsed.request.model, backend.name, route.model
+        exchange.model, exchange.backend = printable(parsed.request.model), backend.name
+        exchange.backend_model = printable(route.model)
         count = await backend.count(parsed.request, route.model)
         request.setHeader("x-claudeproxy-count-source", count.source)
         return answer_json(request, {"input_tokens": count.tokens})
@@ -108,6 +109,9 @@ class MessagesAPI:
 
     @app.handle_errors(Exception)
     def broken(self, request: Any, failure: Failure) -> bytes | None:
+        if not self._exchanges.has(request):
+            self._log.failure("a request failed after its client had gone", failure=failure)
+            return None
         exchange = self._exchanges.of(request)
         self._log.failure("{request_id} failed", failure=failure, request_id=exchange.id)
         if request.startedWriting:
@@ -130,7 +134,7 @@ class MessagesAPI:
         """Nothing is lost silently: the header tells the caller, the log the operator."""
         if dropped:
             exchange.dropped = dropped
-            names = ", ".join(dict.fromkeys(dropped))
+            names = ", ".join(dict.fromkeys(map(printable, dropped)))
             request.setHeader("x-claudeproxy-dropped", names.encode("ascii", "replace").decode()[:1000])
             self._log.warn(
                 "{request_id} not sent to {backend}: {names}",
@@ -176,11 +180,14 @@ class Gate(Resource):
             request.setHeader("connection", "close")
             return overloaded("claudeproxy is being stopped; please try again.", retry_after=2)
         settings = self._live().settings
-        problem = check_host(request.getHeader("host") or "", settings.host, settings.allowed_hosts)
-        problem = problem or check_origin(request.getHeader("origin"), settings.allowed_origins)
-        if problem is None and b"/" + b"/".join(request.postpath) not in self._open:
+        path = b"/" + b"/".join(request.postpath)
+        problem = check_host(_header(request, b"host") or "", settings.host, settings.allowed_hosts)
+        problem = problem or check_origin(_header(request, b"origin"), settings.allowed_origins)
+        if problem is None and path not in self._open:
             keys = [key.reveal() for key in settings.keys]
-            problem = check_key(keys, request.getHeader("x-api-key"), request.getHeader("authorization"))
+            problem = check_key(keys, _header(request, b"x-api-key"), _header(request, b"authorization"))
+        if problem is None and "\ufffd" in _text(path):  # Klein would answer in plain text
+            problem = not_found(f"There is nothing at {printable(path)}")
         return problem
 
 
@@ -201,6 +208,12 @@ def _limit(live: Live) -> int:
 def _query(request: Request) -> Mapping[str, str]:
     arguments: dict[bytes, list[bytes]] = request.args or {}
     return {_text(name): _text(values[-1]) for name, values in arguments.items()}
+
+
+def _header(request: Any, name: bytes) -> str | None:
+    """A header as text, whatever its bytes are: Twisted's own decoding raises for what is no UTF-8."""
+    value = request.getHeader(name)
+    return None if value is None else _text(value)
 
 
 def _text(data: bytes) -> str:

@@ -12,7 +12,7 @@ def body_of(request: Request, longest: int) -> bytes:
     if getattr(request, "oversized", False):
         raise _too_large(longest)
     body = b"" if request.content is None else request.content.read()
-    encoding = (request.getHeader("content-encoding") or "identity").strip().lower()
+    encoding = (request.getHeader(b"content-encoding") or b"identity").decode("ascii", "replace").strip().lower()
     if encoding in ("gzip", "x-gzip"):
         body = _unpacked(body, longest)
     elif encoding != "identity":

@@ -31,6 +31,8 @@ class Exchange:
     usage: Usage | None = None
     outcome: str = ""
     dropped: tuple[str, ...] = ()
+    #: What was repaired or left out in the answer.
+    remarks: tuple[str, ...] = ()
     #: Ends the answer before its time, with an error that says why. Set while there is a stream to end.
     stop: Callable[[], None] | None = None
 
@@ -38,6 +40,8 @@ class Exchange:
         """The line. It holds no content and no secret."""
         write = log.debug if self.path in _QUIET and status < 400 else log.info
         usage = self.usage or Usage()
+        for remark in dict.fromkeys(self.remarks):
+            log.warn("{request_id} {backend}: {remark}", request_id=self.id, backend=self.backend, remark=remark)
         write(
             "{client} {session} {method} {path} {status} {outcome} {duration:.3f}s{route}{tokens} {request_id}",
             client=self.client,
@@ -81,10 +85,10 @@ class Exchanges:
         address = request.getClientAddress()
         exchange = Exchange(
             id="req_" + self._new_id(),
-            method=_printable(request.method),
-            path=_printable(request.uri.partition(b"?")[0]),
+            method=printable(request.method),
+            path=printable(request.uri.partition(b"?")[0]),
             client=getattr(address, "host", None) or "local",
-            session=_printable(request.getHeader(b"x-claude-code-session-id") or b""),
+            session=printable(request.getHeader(b"x-claude-code-session-id") or b""),
             began=self._clock.seconds(),
         )
         self._running[request] = exchange
@@ -94,6 +98,10 @@ class Exchanges:
     def of(self, request: Request) -> Exchange:
         """The exchange of a request that entered and has not left."""
         return self._running[request]
+
+    def has(self, request: Request) -> bool:
+        """Whether the request has not left yet: its client may go away at any moment."""
+        return request in self._running
 
     def finished(self) -> Deferred[None]:
         """Fires once all that run just now have ended; what comes later is not waited for."""
@@ -126,7 +134,7 @@ class Exchanges:
                     done.callback(None)
 
 
-def _printable(data: bytes | str) -> str:
+def printable(data: bytes | str) -> str:
     """What a client sent, fit for a line of a log."""
     text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
     return "".join(c if c.isprintable() and c != " " else "?" for c in text[:200])

@@ -1,5 +1,6 @@
 """What ``GET /v1/models`` says (PROTOCOL 1.7), in a shape that serves Anthropic's and OpenAI's clients alike."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def page(names: Sequence[str], query: Mapping[str, str]) -> dict[str, Any]:
 def _limit(text: str | None) -> int:
     if text is None:
         return _DEFAULT_LIMIT
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _HIGHEST_LIMIT:
+    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= _HIGHEST_LIMIT:
         raise Refusal(invalid_request(f"limit: Input should be a whole number from 1 to {_HIGHEST_LIMIT}"))
     return int(text)
 

@@ -1,6 +1,9 @@
-"""A PDF's bytes -> `Paper`, by pypdfium2 (extra ``documents``); pure: the same bytes give the same paper, always.
+"""A PDF's bytes -> `Paper`, by pypdfium2 (extra ``documents``); pure: the same bytes give the same paper.
 
 The answer stands in the prompt on every turn of a conversation, so it must not vary, or no prompt cache is ever hit.
+One thing is out of reach: where a font is neither embedded, nor a standard one, nor has widths, which the PDF
+standard forbids, PDFium draws its letters with the widths of what it drew before, so that a picture (never the text)
+differs by shades. `backends.documents` remembers the first.
 Nothing here knows the time: how long a document takes is bounded by its pages, mostly below a second for the text and
 a second or two for the pictures. Whoever must not be held up calls this in a thread.
 """

@@ -4,7 +4,8 @@ Errors name the field the way Anthropic's own do: ``messages.0.role: Field requi
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from attrs import fields_dict, frozen
@@ -74,6 +75,7 @@ _MEANINGLESS: dict[type, frozenset[str]] = {
     DocumentBlock: frozenset({"citations"}),
     SearchResultBlock: frozenset({"citations"}),
     ImageBlock: frozenset({"transformations"}),
+    Tool: frozenset({"allowed_callers", "eager_input_streaming"}),
     Thinking: frozenset({"block_binding"}),
 }
 _EVERYWHERE = frozenset({"type", "cache_control"})
@@ -110,140 +112,149 @@ def parse_count(body: bytes) -> Parsed:
         raise Refusal(invalid_request(f"The request body is not valid JSON: {fault}")) from None
     if not isinstance(data, dict):
         raise Refusal(invalid_request("The request body should be a JSON object"))
-    unknown: dict[str, None] = {}
     try:
-        request = _converter(unknown, False).structure(data, MessagesRequest)
+        parsed = _reader(detailed=False).read(data)
     except RecursionError:
-        raise Refusal(invalid_request(f"messages: {_TOO_DEEP}")) from None
-    except Exception:  # whatever it was, the slower converter finds it again and can tell where
+        raise Refusal(invalid_request("messages: nested too deeply")) from None
+    except Exception:  # whatever it was, the slower reader finds it again and can tell where
         raise Refusal(invalid_request(_explain(data))) from None
-    if not request.messages:
+    if not parsed.request.messages:
         raise Refusal(invalid_request("messages: at least one message is required"))
-    return Parsed(request, tuple(unknown))
-
-
-_TOO_DEEP = "Input is nested too deeply"
-#: The path of a field in a refusal, in characters.
-_LONGEST_PATH = 200
+    return parsed
 
 
 def _explain(data: dict[str, Any]) -> str:
     try:
-        _converter({}, True).structure(data, MessagesRequest)
+        _reader(detailed=True).read(data)
     except (ClassValidationError, IterableValidationError) as faults:
         return "; ".join(_readable(fault) for fault in transform_error(faults, format_exception=_words)[:5])
-    except RecursionError:
-        return f"messages: {_TOO_DEEP}"
-    raise AssertionError("the strict converters disagree")
+    raise AssertionError("the strict readers disagree")
 
 
 def _words(fault: BaseException, _: type | None) -> str:
-    match fault:
-        case KeyError():
-            return "Field required"
-        case RecursionError():  # the slower converter needs more of the stack than the other
-            return _TOO_DEEP
+    if isinstance(fault, KeyError):
+        return "Field required"
     return str(fault) or type(fault).__name__
 
 
 def _readable(fault: str) -> str:
-    """``Field required @ $.messages[0].role`` as ``messages.0.role: Field required``.
-
-    Where the words of a validator begin with the field's own name, that is the path's last part.
-    """
+    """``Field required @ $.messages[0].role`` as ``messages.0.role: Field required``; a check of a whole object may
+    begin its words with the field that it means."""
     words, _, path = fault.rpartition(" @ ")
     field = re.sub(r"\[(.*?)\]", r".\1", path.removeprefix("$").removeprefix("."))
-    named = re.match(r"([a-z_]+): ", words)
-    if named:
-        field, words = f"{field}.{named[1]}", words[named.end() :]
-    if len(field) > _LONGEST_PATH:
-        field = f"{field[:_LONGEST_PATH]}..."
+    inner = re.match(r"(\w+): (?=Input|Field)", words)
+    if inner is not None:
+        field, words = f"{field}.{inner[1]}", words[inner.end() :]
     return f"{field}: {words}"
 
 
-_converters: dict[bool, Converter] = {}
-_report: list[dict[str, None]] = [{}]
+@cache
+def _reader(detailed: bool) -> "_StrictReader":
+    return _StrictReader(detailed)
 
 
-def _converter(unknown: dict[str, None], detailed: bool) -> Converter:
-    """The converter, reporting into ``unknown``. Parsing is synchronous, so one report at a time is enough."""
-    _report[0] = unknown
-    if detailed not in _converters:
-        _converters[detailed] = _make_converter(detailed)
-    return _converters[detailed]
+class _StrictReader:
+    """A cattrs converter that coerces nothing. ``detailed`` is slower, and its errors tell the place.
 
+    Reading is synchronous, so that one report of unknown fields at a time is enough.
+    """
 
-def _make_converter(detailed: bool) -> Converter:
-    converter = Converter(detailed_validation=detailed)
-    _register_primitives(converter)
-    converter.register_structure_hook_func(lambda kind: kind == Block, lambda value, _: _tagged(converter, value))
-    converter.register_structure_hook_func(lambda kind: kind == Source, lambda value, _: _source(converter, value))
-    converter.register_structure_hook_func(lambda kind: kind == Content, lambda value, _: _content(converter, value))
-    for kind in (*_BLOCKS.values(), *_SOURCES.values(), Message, OutputConfig, OutputFormat, ToolChoice, Thinking):
-        converter.register_structure_hook(kind, _reporting(converter, kind))
-    converter.register_structure_hook(Tool, _tool(_reporting(converter, Tool, quiet=True)))
-    converter.register_structure_hook(MessagesRequest, _request(_reporting(converter, MessagesRequest)))
-    return converter
+    def __init__(self, detailed: bool) -> None:
+        self._unknown: dict[str, None] = {}
+        self._converter = Converter(detailed_validation=detailed)
+        self._register_primitives()
+        self._register_unions()
+        for kind in (*_BLOCKS.values(), *_SOURCES.values(), Message, OutputConfig, OutputFormat, ToolChoice, Thinking):
+            self._converter.register_structure_hook(kind, self._reporting(kind))
+        self._converter.register_structure_hook(Tool, _tool(self._reporting(Tool)))
+        self._converter.register_structure_hook(MessagesRequest, _request(self._reporting(MessagesRequest)))
 
+    def read(self, data: dict[str, Any]) -> Parsed:
+        """Raises what cattrs raises."""
+        self._unknown = {}
+        request = self._converter.structure(data, MessagesRequest)
+        return Parsed(request, tuple(self._unknown))
 
-def _register_primitives(converter: Converter) -> None:
-    def exactly(kind: type, name: str, *also: type) -> None:
-        def check(value: Any, _: type) -> Any:
-            if type(value) is kind or type(value) in also:
-                return value
-            raise ValueError(f"Input should be a valid {name}")
+    def _register_primitives(self) -> None:
+        for kind, name, also in ((str, "string", str), (int, "integer", int), (float, "number", int)):
+            self._converter.register_structure_hook(kind, _exactly(name, kind, also))
+        self._converter.register_structure_hook(bool, _exactly("boolean", bool, bool))
+        self._converter.register_structure_hook_func(
+            lambda kind: kind == dict[str, Any], _exactly("object", dict, dict)
+        )
+        self._converter.register_structure_hook_func(lambda kind: kind == list[Any], _exactly("array", list, list))
+        self._converter.register_structure_hook_factory(
+            lambda kind: getattr(kind, "__origin__", None) is tuple and kind != Content, self._tuple
+        )
 
-        converter.register_structure_hook(kind, check)
+    def _register_unions(self) -> None:
+        for union, read in ((Block, self._block), (Source, self._source), (Content, self._content)):
+            self._converter.register_structure_hook_func(
+                lambda kind, union=union: kind == union,  # type: ignore[misc]
+                lambda value, _, read=read: read(value),  # type: ignore[misc]
+            )
 
-    exactly(str, "string")
-    exactly(int, "integer")
-    exactly(float, "number", int)
-    exactly(bool, "boolean")
+    def _tuple(self, kind: Any) -> Callable[[Any, Any], Any]:
+        items = list[kind.__args__[0]]
+        inner = self._converter.get_structure_hook(items)
+        return lambda value, _: tuple(inner(_array(value), items))
 
-    def mapping(value: Any, _: Any) -> dict[str, Any]:
-        if isinstance(value, dict):
-            return value
-        raise ValueError("Input should be a valid object")
-
-    converter.register_structure_hook_func(lambda kind: kind == dict[str, Any], mapping)
-
-    def sequence(kind: Any) -> Callable[[Any, Any], Any]:
-        inner = converter.get_structure_hook(list[kind.__args__[0]])
+    def _reporting(self, kind: Any) -> Callable[[Any, Any], Any]:
+        """Structures ``kind`` and reports the keys that it has no field for."""
+        inner = make_dict_structure_fn(kind, self._converter)
+        known = frozenset(fields_dict(kind)) | _EVERYWHERE | _MEANINGLESS.get(kind, frozenset())
+        name = _NAMES.get(kind, f"{_tag_of(kind)}.")
 
         def structure(value: Any, _: Any) -> Any:
-            if not isinstance(value, list):
-                raise ValueError("Input should be a valid array")
-            return tuple(inner(value, list[kind.__args__[0]]))
+            if not isinstance(value, dict):
+                raise ValueError("Input should be a valid object")
+            if not known.issuperset(value):
+                self._unknown.update((name + key, None) for key in value if key not in known)
+            return inner(value, kind)
 
         return structure
 
-    converter.register_structure_hook_factory(
-        lambda kind: getattr(kind, "__origin__", None) is tuple and kind != Content, sequence
-    )
-    converter.register_structure_hook_func(lambda kind: kind == list[Any], _array)
+    def _block(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError("Input should be a valid object")
+        tag = value.get("type")
+        if not isinstance(tag, str):
+            raise ValueError("type: Field required" if tag is None else "type: Input should be a valid string")
+        kind = _BLOCKS.get(tag)
+        return OtherBlock(tag, value) if kind is None else self._converter.structure(value, kind)
+
+    def _source(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError("Input should be a valid object")
+        tag = value.get("type")
+        kind = _SOURCES.get(tag) if isinstance(tag, str) else None
+        if kind is None:
+            raise ValueError(f"type: Input should be one of {', '.join(_SOURCES)}")
+        return self._converter.structure(value, kind)
+
+    def _content(self, value: Any) -> Content:
+        if isinstance(value, str):
+            return (TextBlock(value),)
+        if value is None:
+            return ()
+        if isinstance(value, list):
+            return tuple(self._converter.structure(value, list[Block]))
+        raise ValueError("Input should be a valid string or array")
 
 
-def _array(value: Any, _: Any) -> list[Any]:
+def _exactly(name: str, *kinds: type) -> Callable[[Any, Any], Any]:
+    def check(value: Any, _: Any) -> Any:
+        if type(value) in kinds:  # isinstance would take true for a number
+            return value
+        raise ValueError(f"Input should be a valid {name}")
+
+    return check
+
+
+def _array(value: Any) -> list[Any]:
     if isinstance(value, list):
         return value
     raise ValueError("Input should be a valid array")
-
-
-def _reporting(converter: Converter, kind: Any, quiet: bool = False) -> Callable[[Any, Any], Any]:
-    """Structures ``kind`` and reports the keys that it has no field for."""
-    inner = make_dict_structure_fn(kind, converter)
-    quietly = _EVERYWHERE | _MEANINGLESS.get(kind, frozenset())
-    known = frozenset(fields_dict(kind)) | quietly
-    name = _NAMES.get(kind, f"{_tag_of(kind)}.")
-
-    def structure(value: Any, _: Any) -> Any:
-        if not isinstance(value, dict):
-            raise ValueError("Input should be a valid object")
-        if not quiet and not known.issuperset(value):
-            _report[0].update((name + key, None) for key in value if key not in known)
-        return inner(value, kind)
-
-    return structure
 
 
 def _tag_of(kind: type) -> str:
@@ -254,57 +265,26 @@ def _tag_of(kind: type) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
 
 
-def _tagged(converter: Converter, value: Any) -> Any:
-    if not isinstance(value, dict):
-        raise ValueError("Input should be a valid object")
-    tag = value.get("type")
-    if not isinstance(tag, str):
-        raise ValueError("type: Field required" if tag is None else "type: Input should be a valid string")
-    kind = _BLOCKS.get(tag)
-    if kind is None:
-        return OtherBlock(tag, value)
-    return converter.structure(value, kind)
-
-
-def _source(converter: Converter, value: Any) -> Any:
-    if not isinstance(value, dict):
-        raise ValueError("Input should be a valid object")
-    tag = value.get("type")
-    kind = _SOURCES.get(tag) if isinstance(tag, str) else None
-    if kind is None:
-        raise ValueError(f"type: Input should be one of {', '.join(_SOURCES)}")
-    return converter.structure(value, kind)
-
-
-def _content(converter: Converter, value: Any) -> Content:
-    if isinstance(value, str):
-        return (TextBlock(value),)
-    if value is None:
-        return ()
-    if isinstance(value, list):
-        return tuple(converter.structure(value, list[Block]))
-    raise ValueError("Input should be a valid string or array")
-
-
 def _tool(inner: Callable[[Any, Any], Tool]) -> Callable[[Any, Any], Tool]:
-    known = frozenset(fields_dict(Tool)) | _EVERYWHERE
+    """A typed tool keeps all of its own fields as ``settings``; toolsets have no name but their type."""
+    known = (frozenset(fields_dict(Tool)) | _EVERYWHERE) - {"settings"}
 
     def structure(value: Any, _: Any) -> Tool:
-        if not isinstance(value, dict):
-            raise ValueError("Input should be a valid object")
-        if value.get("type") in (None, "custom"):
-            return inner({key: v for key, v in value.items() if key != "settings"}, Tool)
-        settings = {key: v for key, v in value.items() if key not in known}
-        named: Mapping[str, Any] = {"name": value["type"]} | value if isinstance(value["type"], str) else value
-        return inner({**named, "settings": settings}, Tool)
+        if not isinstance(value, dict) or (value.get("type") in (None, "custom") and "settings" not in value):
+            return inner(value, Tool)
+        named = {"name": value.get("type"), **value}
+        settings = {key: each for key, each in named.items() if key not in known}
+        return inner({**{key: each for key, each in named.items() if key in known}, "settings": settings}, Tool)
 
     return structure
 
 
 def _request(inner: Callable[[Any, Any], MessagesRequest]) -> Callable[[Any, Any], MessagesRequest]:
+    """A field that is null is a field that was not given; what nobody here can serve is kept by name only."""
+
     def structure(value: Any, _: Any) -> MessagesRequest:
         unservable = [name for name in _UNSERVABLE if value.get(name) not in (None, [], {})]
-        given = {key: v for key, v in value.items() if v is not None and key not in (*_UNSERVABLE, "unservable")}
+        given = {key: each for key, each in value.items() if each is not None and key not in _UNSERVABLE}
         return inner({**given, "unservable": unservable}, MessagesRequest)
 
     return structure

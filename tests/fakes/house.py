@@ -1,26 +1,17 @@
-"""The whole proxy in memory, without its daemon: the real site, the real HTTP client, and a fake backend between."""
+"""The whole proxy in memory: the real service, the real site, the real HTTP client, with a fake backend behind."""
 
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.protocol import Factory as ProtocolFactory
-from twisted.internet.protocol import Protocol
-from twisted.logger import LogEvent, Logger, formatEvent
+from twisted.logger import LogEvent, formatEvent
 from twisted.web.server import Site
 
-from claudeproxy.backends.chat import ChatBackend
-from claudeproxy.backends.client import BackendClient, Target
-from claudeproxy.routing.settings import BackendSettings, Settings
-from claudeproxy.routing.table import ModelTable
-from claudeproxy.translate.dialects import DIALECTS
-from claudeproxy.web.app import MessagesAPI
-from claudeproxy.web.exchange import Exchanges
-from claudeproxy.web.live import Live
-from claudeproxy.web.site import ProxySite
+from claudeproxy.routing.settings import BackendSettings, Secret, Settings
+from claudeproxy.service.observers import Logs
+from claudeproxy.service.proxy import Proxy
 from tests.fakes.callers import Caller, caller
 from tests.fakes.network import Network
 from tests.fakes.openai import FakeOpenAI, Script
@@ -46,45 +37,32 @@ def body(**fields: Any) -> dict[str, Any]:
 
 class House:
     """
-    ``fake`` is the backend, `ask` asks the proxy, ``events`` is all that was logged. With ``dialect`` None the backend
-    is asked what it is; ``settings`` are laid over the defaults.
+    ``fake`` is the backend, `ask` asks the proxy, ``events`` is all that was logged. With the dialect ``auto`` the
+    backend is asked what it is; ``backend`` are settings of the backend, the others are laid over the defaults.
     """
 
-    def __init__(self, dialect: str | None = "generic", **settings: Any) -> None:
+    def __init__(self, dialect: str = "generic", backend: Mapping[str, Any] | None = None, **settings: Any) -> None:
         self.network = Network()
         self.fake = FakeOpenAI(self.network)
         self.network.listenTCP(BACKEND_PORT, Site(self.fake, reactor=self.network))
         self.events: list[LogEvent] = []
-        self.log = Logger("claudeproxy.test", observer=self.events.append)  # type: ignore[arg-type]
-        backend = BackendSettings("fake", "openai", base_url=f"http://127.0.0.1:{BACKEND_PORT}/v1")
-        self.settings = Settings(backends=(backend,), **settings)
-        self.patience = 600.0
-        self.client = BackendClient.over_network("fake", self.network, 10)
-        self.backend = ChatBackend(
-            "fake",
-            self.client,
-            self._locate,
-            self.network,
-            self.patience,
-            self.log,
-            dialect=None if dialect is None else DIALECTS[dialect],
-        )
+        told = {"base_url": f"http://127.0.0.1:{BACKEND_PORT}/v1", "api_key": Secret(BACKEND_KEY), "dialect": dialect}
+        backends = (BackendSettings("fake", "openai", **{**told, **(backend or {})}),)
+        self.settings = Settings(backends=backends, **{"log_level": "debug", "port": FRONT_PORT, **settings})
         ids = map("{:024x}".format, itertools.count(1))
-        self.live = Live(self.settings, ModelTable.of(self.settings), {"fake": self.backend})
-        self.exchanges = Exchanges(self.network, self.log, lambda: next(ids))
-        self.api = MessagesAPI(lambda: self.live, self.exchanges, self.network, self.log, lambda: next(ids))
-        site = ProxySite(
-            self.api.resource(), lambda: self.live.settings.body_limit_mb * 1024 * 1024, self.network
+        self.proxy = Proxy(
+            self.settings,
+            self.network,
+            logs=Logs(self.events.append),  # type: ignore[arg-type]
+            new_id=lambda: next(ids),
         )
-        self.network.listenTCP(FRONT_PORT, site)
-
-    async def _locate(self) -> Target:
-        return Target(f"http://127.0.0.1:{BACKEND_PORT}/v1", BACKEND_KEY)
+        self.proxy.startService()
+        self.network.pump()
 
     def reset(self, **settings: Any) -> None:
-        """New settings, as a reload brings them."""
+        """A reload with other settings."""
         self.settings = evolve(self.settings, **settings)
-        self.live = Live(self.settings, ModelTable.of(self.settings), {"fake": self.backend})
+        self.proxy.reload(self.settings)
 
     def caller(self) -> Caller:
         """A new client."""

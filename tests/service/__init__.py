@@ -1,0 +1,1 @@
+"""Floor 6: the daemon, over a network in memory."""

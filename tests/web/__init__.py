@@ -1,0 +1,1 @@
+"""Floor 5: the public face, over a network in memory."""

@@ -1,0 +1,83 @@
+"""Server-sent events in any split (PROTOCOL rows 64-70)."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from claudeproxy.wire.lines import LineTooLong
+from claudeproxy.wire.sse import EventReader, ServerSentEvent
+from tests import strategies
+
+STREAM = (
+    b"\xef\xbb\xbf: hello\r\nretry: 5\nid: 7\ndata: one\n\n"
+    b"event: error\ndata:two\ndata:  three\r\r"
+    b": keep-alive\n\n\n\n"
+    b'data: {"t":"\xe2\x82\xac\xf0\x9f\x98\x80"}\r\n\r\n'
+    b"unknown\nnonsense: x\ndata:\n\n"
+    b"data: last"
+)
+EVENTS = [
+    ServerSentEvent("", b"one"),
+    ServerSentEvent("error", b"two\n three"),
+    ServerSentEvent("", '{"t":"€😀"}'.encode()),
+    ServerSentEvent("", b""),
+    ServerSentEvent("", b"last"),
+]
+
+
+def read(pieces: list[bytes]) -> list[ServerSentEvent]:
+    reader = EventReader()
+    events = [event for piece in pieces for event in reader.receive(piece)]
+    return events + reader.close()
+
+
+class EventReaderTests(SynchronousTestCase):
+    """`EventReader`."""
+
+    def test_whole(self) -> None:
+        """BOM, comments, any line end, no space after the colon, several data lines, other fields, no blank line."""
+        self.assertEqual(read([STREAM]), EVENTS)
+
+    def test_byte_by_byte(self) -> None:
+        """The same if every byte comes alone: no character is ever cut."""
+        self.assertEqual(read([bytes([each]) for each in STREAM]), EVENTS)
+
+    def test_every_split(self) -> None:
+        """The same wherever two reads meet."""
+        for place in range(len(STREAM) + 1):
+            self.assertEqual(read([STREAM[:place], STREAM[place:]]), EVENTS, place)
+
+    @given(st.data())
+    def test_any_split(self, data: st.DataObject) -> None:
+        """The same in any split."""
+        self.assertEqual(read(data.draw(strategies.splits(STREAM))), EVENTS)
+
+    @given(st.lists(strategies.clean_texts(1).map(lambda text: "x".join(text.splitlines()) or "x"), max_size=5), st.data())
+    def test_round(self, texts: list[str], data: st.DataObject) -> None:
+        """What was written as data lines is read as the same bytes, whatever the line end and the split."""
+        end = data.draw(st.sampled_from(["\n", "\r\n", "\r"]))
+        stream = "".join(f"data: {text}{end}{end}" for text in texts).encode()
+        found = read(data.draw(strategies.splits(stream)))
+        self.assertEqual([event.data.decode() for event in found], texts)
+
+    def test_at_once(self) -> None:
+        """An event is there as soon as its blank line is, and not before."""
+        reader = EventReader()
+        self.assertEqual(reader.receive(b"data: a\n"), [])
+        self.assertEqual(reader.receive(b"\n"), [ServerSentEvent("", b"a")])
+        self.assertEqual(reader.close(), [])
+
+    def test_bom_only_first(self) -> None:
+        """Only the very first bytes may be a BOM."""
+        self.assertEqual(read([b"data: a\n\n\xef\xbb\xbfdata: b\n\n"]), [ServerSentEvent("", b"a")])
+
+    @given(st.binary(max_size=200), st.data())
+    def test_never_raises(self, garbage: bytes, data: st.DataObject) -> None:
+        """Any bytes are read, and their split makes no difference."""
+        self.assertEqual(read(data.draw(strategies.splits(garbage))), read([garbage]))
+
+    def test_bounded(self) -> None:
+        """A line above the limit is refused."""
+        reader = EventReader()
+        reader._lines.longest = 100
+        self.assertRaises(LineTooLong, reader.receive, b"data: " + b"x" * 101)
