@@ -94,6 +94,7 @@ class ChatBackend:
         expected = Expected(
             self.name,
             estimate,
+            await self._window(),
             request.stop_sequences,
             silent=request.max_tokens == 0,
             names=chat.names,
@@ -170,15 +171,23 @@ class ChatBackend:
         self._thoughtless.add(model)
         return await self._client.post(url, thoughtless, headers)
 
+    async def _known(self) -> Recognised | None:
+        """What the server told of itself; a host that is known by its name is not asked."""
+        if self._manner.dialect is None or self._manner.dialect.counting == "llama.cpp":
+            return await self._recognition.get()
+        return None
+
     async def _spoken_dialect(self) -> Dialect:
         """The dialect, with what the server told of itself, with what the settings say of it: the last word."""
-        recognised = None
-        if self._manner.dialect is None or self._manner.dialect.counting == "llama.cpp":
-            recognised = await self._recognition.get()
-        dialect = self._manner.dialect or (recognised.dialect if recognised else DIALECTS["generic"])
-        told = recognised.cells if recognised is not None else {}
+        known = await self._known()
+        dialect = self._manner.dialect or (known.dialect if known is not None else DIALECTS["generic"])
+        told = known.cells if known is not None else {}
         cells = {**told, **self._manner.cells}
         return evolve(dialect, **cells) if cells else dialect
+
+    async def _window(self) -> int:
+        known = await self._known()
+        return known.window if known is not None else 0
 
     async def _recognise(self) -> Recognised | None:
         try:

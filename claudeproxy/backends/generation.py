@@ -22,6 +22,7 @@ from claudeproxy.backends.client import LONGEST_ERROR, describe, read_body
 from claudeproxy.model.events import Event
 from claudeproxy.model.problems import Problem, Refusal, bad_gateway, overloaded
 from claudeproxy.translate.failures import problem_from_answer
+from claudeproxy.wire.packed import KNOWN, BadlyPacked, Unpacker
 
 #: Row 55: how long, in seconds, a backend may hold its connection after it named the end of its answer.
 SETTLING = 3.0
@@ -63,8 +64,10 @@ class Generation(Protocol):
     _opening: Deferred[None] | None = field(default=None, init=False)
     _paused: bool = field(default=False, init=False)
     _over: bool = field(default=False, init=False)
+    _unpacker: Unpacker = field(factory=lambda: Unpacker(named=False), init=False)
     _heard: float = field(default=0.0, init=False)
     _watch: IDelayedCall | None = field(default=None, init=False)
+    _settling: bool = field(default=False, init=False)
 
     def start(self, opening: Awaitable[IResponse]) -> None:
         """``opening`` is the request on its way; its response becomes the answer."""
@@ -141,7 +144,10 @@ class Generation(Protocol):
             return
         self._heard = self._clock.seconds()
         try:
-            events = self._machine.receive(data)
+            events = self._machine.receive(self._unpacker.receive(data))
+        except BadlyPacked as fault:
+            self.fail(bad_gateway(f"Backend {self._backend} sent a packed answer that cannot be unpacked: {fault}."))
+            return
         except Exception:  # a fault of ours; synchronous code, so no cancellation passes here
             self._blame_ourselves()
             return
@@ -156,7 +162,7 @@ class Generation(Protocol):
             self._deliver(events)
         if self._watch is None and not self._over and self._machine.spoken:
             self._watch = self._clock.callLater(self._patience, self._check)
-        if self._machine.settled:
+        if self._machine.settled and not self._settling:  # else signs of life would put it off for ever
             self._settle()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -179,7 +185,12 @@ class Generation(Protocol):
     async def _open(self, opening: Awaitable[IResponse]) -> None:
         try:
             response = await opening
+            packing = _header(response, "content-encoding").lower()
+            if packing not in KNOWN:
+                words = f"Backend {self._backend} sent its answer as {packing}, which was not asked for."
+                raise Refusal(bad_gateway(words))
             if response.code == 200:
+                self._unpacker = Unpacker(packing == "deflate")  # gzip with its name is undone by treq
                 self._machine.whole_json = _is_json(response)
                 response.deliverBody(self)
                 return
@@ -199,12 +210,10 @@ class Generation(Protocol):
 
     async def _refused(self, response: IResponse) -> Problem:
         if 300 <= response.code < 400:
-            (where,) = response.headers.getRawHeaders(b"location", [b"nowhere"])[:1]
-            shown = where.decode("utf-8", "replace")
-            return bad_gateway(f"Backend {self._backend} redirects to {shown}, which is not followed with credentials.")
+            where = _header(response, "location") or "nowhere"
+            return bad_gateway(f"Backend {self._backend} redirects to {where}, which is not followed with credentials.")
         body = await read_body(response, LONGEST_ERROR)
-        (retry_after,) = (response.headers.getRawHeaders("retry-after") or [None])[:1]
-        return problem_from_answer(self._backend, response.code, body, retry_after)
+        return problem_from_answer(self._backend, response.code, body, _header(response, "retry-after"))
 
     def _broken(self, reason: Failure) -> Problem:
         words = f"Backend {self._backend} broke off its answer: {describe(reason.value)}"
@@ -219,10 +228,14 @@ class Generation(Protocol):
         """Gives the connection a moment to end by itself, so that it can be used again."""
         self._stop_watching()
         if self.transport is not None:
+            self._settling = True
             self._watch = self._clock.callLater(SETTLING, self._settled)
 
     def _settled(self) -> None:
         self._watch = None
+        if self._paused and not self._over:
+            self._settle()  # what the client has not let us read may still belong to the answer
+            return
         if not self._over:
             self._finish(self._machine.close())
         self._hang_up()
@@ -264,5 +277,9 @@ _OURS = Problem(500, "api_error", "Internal error in claudeproxy while translati
 
 
 def _is_json(response: IResponse) -> bool:
-    (kind,) = (response.headers.getRawHeaders("content-type") or [""])[:1]
-    return str(kind).partition(";")[0].strip().lower() == "application/json"
+    return _header(response, "content-type").partition(";")[0].strip().lower() == "application/json"
+
+
+def _header(response: IResponse, name: str) -> str:
+    values = response.headers.getRawHeaders(name)
+    return str(values[0]) if values else ""

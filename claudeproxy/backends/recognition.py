@@ -24,6 +24,8 @@ class Recognised:
 
     dialect: Dialect
     models: tuple[str, ...] = ()
+    #: The context window in tokens; 0 if the server does not tell.
+    window: int = 0
     #: Cells of the dialect that the server itself has told.
     cells: Mapping[str, str] = field(factory=dict)
 
@@ -42,7 +44,8 @@ async def recognise(client: BackendClient, target: Target, headers: Mapping[str,
     if properties is not None:
         dialect = DIALECTS["llama.cpp"]
     models = tuple(entry["id"] for entry in entries)
-    return Recognised(dialect or DIALECTS["generic"], models, _told(properties or {}))
+    window = _window(properties or {}, entries)
+    return Recognised(dialect or DIALECTS["generic"], models, window, _told(properties or {}))
 
 
 def _entries(listing: Any) -> list[dict[str, Any]]:
@@ -65,6 +68,15 @@ def _of_llama(answer: tuple[int, Any]) -> dict[str, Any] | None:
     if status == 200 and isinstance(properties, dict) and "default_generation_settings" in properties:
         return properties
     return None
+
+
+def _window(properties: Mapping[str, Any], entries: list[dict[str, Any]]) -> int:
+    """llama.cpp tells it among its properties, vLLM with each model; models of one server may differ."""
+    match properties:
+        case {"default_generation_settings": {"n_ctx": int(window)}}:
+            return window
+    windows = {entry["max_model_len"] for entry in entries if isinstance(entry.get("max_model_len"), int)}
+    return windows.pop() if len(windows) == 1 else 0
 
 
 def _told(properties: Mapping[str, Any]) -> dict[str, str]:

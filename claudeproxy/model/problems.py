@@ -113,11 +113,11 @@ _HOPELESS = frozenset({400, 401, 402, 403, 404, 405, 413, 422})
 def from_status(status: int, message: str, retry_after: int | None = None) -> Problem:
     """What a backend's HTTP status means for our caller; ``message`` is kept up to `LONGEST_DETAIL` characters."""
     message = message[:LONGEST_DETAIL]
-    if status in (502, 503, 504):
+    if status in (503, 504):
         return overloaded(message, retry_after)
     kind = _TYPES.get(status)
-    if kind is None:
-        if 400 <= status < 500:
-            return evolve(invalid_request(message), outcome="backend_refused")
-        return bad_gateway(message)
-    return Problem(status, kind, message, "backend_refused", retry_after, False if status in _HOPELESS else None)
+    if kind is not None:
+        return Problem(status, kind, message, "backend_refused", retry_after, False if status in _HOPELESS else None)
+    if status < 500:
+        return evolve(invalid_request(message), outcome="backend_refused")
+    return evolve(bad_gateway(message), status=status)

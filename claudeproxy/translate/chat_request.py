@@ -63,7 +63,7 @@ def to_chat(
         raise Refusal(invalid_request(f"{name}: not available on this backend; remove the field"))
     reader = ContentReader(dialect.images != "no", policy.refuse_images, papers or {})
     messages = chat_messages(request, dialect, reader)
-    if not messages:
+    if all(message["role"] == dialect.system_role for message in messages):
         raise Refusal(invalid_request("messages: no message has any content that this backend could read"))
     body: dict[str, Any] = {"model": model, "messages": messages, "stream": True}
     begun = _prefill(body, dialect)
@@ -134,7 +134,14 @@ def _extras(body: dict[str, Any], request: MessagesRequest, dialect: Dialect, se
         body["timings_per_token"] = True
     if dialect.prompt_cache_key and session:
         # Not the session's own name: it is nobody's business but the client's.
-        body["prompt_cache_key"] = sha256(session.encode()).hexdigest()[:32]
+        body["prompt_cache_key"] = _hashed(session)[:32]
+    user = (request.metadata or {}).get("user_id")
+    if dialect.safety_identifier and isinstance(user, str):
+        body["safety_identifier"] = _hashed(user)
+
+
+def _hashed(name: str) -> str:
+    return sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _used_ids(request: MessagesRequest) -> frozenset[str]:

@@ -262,7 +262,8 @@ class ChatStream:
         elif self._refused or self._finish == "content_filter":
             self.reply.end("refusal", usage, refusal=True)
         elif cut:
-            self.reply.end("max_tokens", usage)
+            full = 0 < self._expected.window <= usage.prompt + usage.output
+            self.reply.end("model_context_window_exceeded" if full else "max_tokens", usage)
         elif "tool_use" in self.reply.kinds:  # rows 46 and 47: what was emitted decides
             self.reply.end("tool_use", usage)
         elif self.reply.kinds:

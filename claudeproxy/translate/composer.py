@@ -21,6 +21,8 @@ class Expected:
     backend: str
     #: The best count of the prompt, in tokens.
     prompt_tokens: int
+    #: The backend's window in tokens; 0 if nobody knows it.
+    window: int = 0
     stop_sequences: tuple[str, ...] = ()
     #: The caller asked for no answer at all (``max_tokens`` 0): what must be generated nevertheless is not shown.
     silent: bool = False
@@ -93,8 +95,8 @@ class Composer:
         if self._expected.silent or self.done or not (thought or entries):
             return
         self._begin_thinking(field)
-        for entry in entries:
-            self._add_detail(entry)
+        for position, entry in enumerate(entries):
+            self._add_detail(entry, first=position == 0)
         if not thought:
             return
         thought = _clean(thought)
@@ -192,18 +194,19 @@ class Composer:
         self._field = self._field or field
         self.reply.open_thinking()
 
-    def _add_detail(self, detail: dict[str, Any]) -> None:
-        """Pieces of one entry are joined; what goes back must be whole (PROTOCOL 4.6)."""
-        last = self._details[-1] if self._details else None
-        if last is None or any(last.get(key) != detail.get(key) for key in ("type", "index")):
+    def _add_detail(self, detail: dict[str, Any], first: bool) -> None:
+        """What goes back must be whole and otherwise as it came (PROTOCOL 4.6): only the pieces in which an entry's
+        text streams are joined. Entries of one list are never pieces of each other; ciphers come whole."""
+        last = self._details[-1] if self._details else {}
+        same = first and all(last.get(key) == detail.get(key) for key in ("type", "index", "id") if detail.get(key))
+        word = {"reasoning.text": "text", "reasoning.summary": "summary"}.get(str(detail.get("type")))
+        if not (last and same and word) or last.get("signature"):
             self._details.append(dict(detail))
             return
-        for key, value in detail.items():
-            joined = key in ("text", "summary", "data") and isinstance(value, str) and isinstance(last.get(key), str)
-            if joined:
-                last[key] += value
-            elif value is not None:
-                last[key] = value
+        said = [each for each in (last.get(word), detail.get(word)) if isinstance(each, str)]
+        last.update((key, value) for key, value in detail.items() if value is not None)
+        if said:
+            last[word] = "".join(said)
 
     def _sign(self) -> None:
         """Ends an open thinking block; its signature carries what the backend needs back."""

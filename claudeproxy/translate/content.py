@@ -73,6 +73,8 @@ class ContentReader:
                 yield f"Tool {name} is now available."
             case OtherBlock(kind, fields) if kind.endswith(_SERVER_RESULTS):
                 yield _server_history(kind, fields)
+            case OtherBlock("tool_addition", {"tool": {"type": "tool_reference", "name": str(name)}}):
+                yield f"Tool {name} is now available."
             case OtherBlock(kind):
                 self.lost.append(kind)
             case _:
@@ -162,8 +164,25 @@ def _server_history(kind: str, fields: Mapping[str, Any]) -> str:
     if kind == "server_tool_use":
         return f"[{fields.get('name', 'tool')} was called with {encode_text(fields.get('input') or {})}]"
     content = fields.get("content")
-    if isinstance(content, list):
-        found = [f"{each.get('title', '')} {each.get('url', '')}".strip() for each in content if isinstance(each, dict)]
-        return "\n".join([f"[{kind.removesuffix('_tool_result')} found]", *filter(None, found)])
-    reason = content.get("error_code", "no result") if isinstance(content, dict) else "no result"
-    return f"[{kind.removesuffix('_tool_result')} failed: {reason}]"
+    tool = kind.removesuffix("_tool_result")
+    if isinstance(content, dict) and "error_code" in content:
+        return f"[{tool} failed: {content['error_code']}]"
+    return "\n".join([f"[{tool} found]", *filter(None, _words(content))])
+
+
+#: Where the results of servers' tools hold what a model can read; the rest is for the server that made them.
+_READABLE = ("title", "url", "text", "stdout", "stderr", "tool_name", "content", "source", "data", "tool_references")
+
+
+def _words(found: Any) -> Iterator[str]:
+    """The readable texts of a server tool's result; those of one entry side by side."""
+    match found:
+        case str():
+            yield found
+        case list():
+            for each in found:
+                yield from _words(each)
+        case dict() if found.get("media_type", "text/plain") == "text/plain":
+            inner = [found[key] for key in _READABLE if found.get(key)]
+            yield " ".join(each for each in inner if isinstance(each, str))
+            yield from _words([each for each in inner if not isinstance(each, str)])

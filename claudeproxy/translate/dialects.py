@@ -24,6 +24,8 @@ class Dialect:
     fixed_sampling: tuple[str, ...] = ()
     #: One key a session makes the server keep the session's prefix at one place.
     prompt_cache_key: bool = False
+    #: Whether the server wants to tell a key's users apart: it gets a hash of what the client calls its user.
+    safety_identifier: bool = False
     #: How an answer is continued that the client began: the server does it by itself (``native``), by vLLM's two
     #: fields (``vllm``), or not at all (``refuse``).
     prefill: str = field(default="native", validator=in_(("native", "vllm", "refuse")))
@@ -95,6 +97,7 @@ DIALECTS: dict[str, Dialect] = {
             max_tokens_field="max_completion_tokens",
             fixed_sampling=("gpt-5", "o1", "o3", "o4"),
             prompt_cache_key=True,
+            safety_identifier=True,
             prefill="refuse",
             system_role="developer",
             system_midway="keep",

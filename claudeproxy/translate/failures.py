@@ -17,7 +17,7 @@ from claudeproxy.model.problems import (
 )
 from claudeproxy.wire.json import NotJSON, decode
 
-_NUMBER = r"(\d[\d,]*)"
+_NUMBER = r"([0-9][0-9,]{0,15})"
 #: The wordings of an overflow: prompt first, window second, or one of them unknown (PROTOCOL 3.3).
 _OVERFLOWS = tuple(
     re.compile(words, re.IGNORECASE | re.DOTALL)
@@ -32,6 +32,7 @@ _OVERFLOWS = tuple(
         r"input exceeds the context window",
         r"prompt is longer than the context length",
         r"exceeds? the (?:available )?context (?:size|length|window)",
+        r"context ?(?:size|length|window) ?exceeded",
         r"context_length_exceeded|exceed_context_size_error",
         r"maximum context length",
         r"prompt is too long",
@@ -65,7 +66,7 @@ def problem_from_error(backend: str, said: Any, status: int, retry_after: str | 
     """An error value: an object of any of the shapes of row 76, or a text; ``status`` unless it carries its own."""
     error = said.get("error", said) if isinstance(said, dict) else said
     words = _words(said) or f"an empty answer with status {status}"
-    status = _status(error, status)
+    answered, status = status, _status(error, status)
     overflow = _overflow(error, words, status)
     if overflow is not None:
         return overflow
@@ -73,6 +74,8 @@ def problem_from_error(backend: str, said: Any, status: int, retry_after: str | 
         return overloaded(f"Backend {backend}: {words}", retry_after=2)
     if status >= 500 and _PERMANENT.search(words):
         return evolve(invalid_request(f"Backend {backend}: {words}"), outcome="backend_refused")
+    if answered < 400 and status == 502:  # row 53: a gateway's word for a provider that is down
+        return overloaded(f"Backend {backend}: {words}")
     if status < 400:
         return bad_gateway(f"Backend {backend}: {words}")
     return from_status(status, f"Backend {backend}: {words}", _seconds(retry_after))
@@ -138,7 +141,7 @@ def _parsed(text: str) -> Any:
 def _status(error: Any, status: int) -> int:
     """An error inside a 200 may carry the status that it should have had (row 77)."""
     code = error.get("code") if isinstance(error, Mapping) else None
-    if status < 400 and isinstance(code, str) and code.isdigit():
+    if status < 400 and isinstance(code, str) and re.fullmatch("[0-9]{3}", code):
         code = int(code)
     if status < 400 and isinstance(code, int) and 400 <= code < 600:
         return code

@@ -30,7 +30,10 @@ def original(id: str) -> str:
 
 
 def kept_or_minted(id: str, used: set[str], unique: Callable[[], str]) -> str:
-    """``id`` itself if it may stand, else a minted one; either way it is added to ``used``."""
-    chosen = id if id and id not in used else minted(id, unique())
+    """``id`` itself if it may stand, else a minted one; either way it is added to ``used``.
+
+    An id that looks minted may not stand: on the next turn it would be taken for what it seems to carry.
+    """
+    chosen = id if id and id not in used and original(id) == id else minted(id, unique())
     used.add(chosen)
     return chosen

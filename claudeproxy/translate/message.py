@@ -18,7 +18,7 @@ from claudeproxy.model.events import (
 from claudeproxy.wire.events import ending_json, message_json, usage_json
 from claudeproxy.wire.json import NotJSON, decode
 
-#: What a client sees of a call whose arguments are no JSON, as Claude Code itself keeps them (PROTOCOL 1.6).
+#: What a client sees of a call whose arguments are no JSON object, as Claude Code itself keeps them (PROTOCOL 1.6).
 UNPARSED = "__unparsedToolInput"
 
 
@@ -63,5 +63,5 @@ def _input(arguments: str) -> Any:
     try:
         value = decode(arguments.encode("utf-8", "replace"))
     except NotJSON:
-        return {UNPARSED: {"raw": arguments, "len": len(arguments)}}
-    return value
+        value = None
+    return value if isinstance(value, dict) else {UNPARSED: {"raw": arguments, "len": len(arguments)}}

@@ -34,7 +34,8 @@ class Names:
         names = cls()
         for tool in tools:
             names._restored[shortened(tool)] = tool
-            names._folded.setdefault(tool.casefold(), tool)
+            for name in (tool, shortened(tool)):
+                names._folded.setdefault(name.casefold(), tool)
         return names
 
     def restore(self, name: str) -> str:

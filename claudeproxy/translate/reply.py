@@ -97,7 +97,8 @@ class Reply:
     def server_call(self, id: str, name: str, arguments: str) -> None:
         """A call that a server has run already."""
         self._begin({"type": "server_tool_use", "id": id, "name": name, "input": {}})
-        self._add(InputDelta(self._index, arguments))
+        for piece in pieces(arguments):
+            self._add(InputDelta(self._index, piece))
         self._stop()
 
     def close_block(self) -> None:

@@ -2,6 +2,9 @@
 
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
+
+from attrs import define, field
 
 from claudeproxy.wire.json import Raw, decode, encode
 
@@ -9,9 +12,17 @@ from claudeproxy.wire.json import Raw, decode, encode
 _NOWHERE = frozenset({"$schema", "$id", "$comment"})
 #: What a grammar compiler chokes on: expressions of another regex dialect, and repetitions that it writes out.
 _NOT_IN_GRAMMARS = _NOWHERE | {"pattern", "format", "minLength", "maxLength", "minItems", "maxItems"}
+#: Keywords whose value is data, not a schema.
+_VALUES = frozenset({"enum", "const", "default", "examples", "required"})
+#: Keywords whose value maps names of properties, which are no keywords.
+_BY_NAME = frozenset({"properties", "patternProperties", "dependentSchemas", "dependentRequired", "dependencies"})
 
-#: References are followed so deep; a schema that goes on refers to itself.
-_DEEPEST_REFERENCE = 8
+#: How often a reference may be met on the way into itself; how many subschemas all references may bring in; how deep
+#: a schema may be nested. Beyond, any value must do: schemas that refer to themselves have no end, and those that
+#: refer to each other grow faster than any memory.
+_REPEATS = 2
+_MOST_BROUGHT_IN = 2000
+_DEEPEST = 64
 
 
 def cleaned(schema: Any, profile: str) -> Raw:
@@ -23,61 +34,71 @@ def cleaned(schema: Any, profile: str) -> Raw:
 def _cleaned(schema: bytes, profile: str) -> bytes:
     # By content: a client sends the same definitions with every request.
     root = decode(schema)
-    unwanted = _NOT_IN_GRAMMARS if profile == "grammar" else _NOWHERE
-    clean = _walk(root, root, unwanted, 0)
+    clean = _Cleaner(root, _NOT_IN_GRAMMARS if profile == "grammar" else _NOWHERE).walk(root, (), 0)
     if not isinstance(clean, dict):
         clean = {}
-    if not ({"anyOf", "oneOf", "allOf"} & clean.keys()):
+    if not ({"type", "anyOf", "oneOf", "allOf"} & clean.keys()):
         clean = {"type": "object"} | clean
-        if clean["type"] == "object":
-            clean.setdefault("properties", {})
+    if clean.get("type") == "object":
+        clean.setdefault("properties", {})
     return encode(clean)
 
 
-def _walk(schema: Any, root: Any, unwanted: frozenset[str], depth: int) -> Any:
-    """One schema. Names of properties are not keywords, whatever they are called."""
-    if isinstance(schema, list):
-        return [_walk(each, root, unwanted, depth) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    reference = schema.get("$ref")
-    if isinstance(reference, str) and reference.startswith("#") and depth < _DEEPEST_REFERENCE:
-        found = _resolve(root, reference)
-        if isinstance(found, dict):
-            beside = {key: value for key, value in schema.items() if key != "$ref"}
-            return _walk(found | beside, root, unwanted, depth + 1)
-    clean: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key in unwanted or (key in ("$defs", "definitions") and schema is root):
-            continue
-        if key == "$ref":
-            continue  # it refers to itself or to nowhere: any value must do
-        if key in ("properties", "patternProperties", "dependentSchemas") and isinstance(value, dict):
-            clean[key] = {name: _walk(each, root, unwanted, depth) for name, each in value.items()}
-        elif key in ("enum", "const", "default", "examples", "required"):
-            clean[key] = value
-        else:
-            clean[key] = _walk(value, root, unwanted, depth)
-    return clean
+@define
+class _Cleaner:
+    _root: Any
+    _unwanted: frozenset[str]
+    _brought_in: int = field(default=0, init=False)
+
+    def walk(self, schema: Any, followed: tuple[str, ...], depth: int) -> Any:
+        """One schema, found by way of the references ``followed``."""
+        if isinstance(schema, list):
+            return [self.walk(each, followed, depth + 1) for each in schema]
+        if not isinstance(schema, dict):
+            return schema
+        if depth > _DEEPEST:
+            return {}
+        self._brought_in += bool(followed)
+        reference = schema.get("$ref")
+        if isinstance(reference, str) and followed.count(reference) < _REPEATS and self._brought_in < _MOST_BROUGHT_IN:
+            found = _resolve(self._root, reference)
+            if isinstance(found, dict):
+                beside = {key: value for key, value in schema.items() if key != "$ref"}
+                return self.walk(found | beside, (*followed, reference), depth + 1)
+        clean: dict[str, Any] = {}
+        for key, value in schema.items():
+            # A reference that is left refers to itself or to nowhere: any value must do.
+            if key in self._unwanted or key in ("$ref", "$defs", "definitions"):
+                continue
+            if key in _BY_NAME and isinstance(value, dict):
+                clean[key] = {name: self.walk(each, followed, depth + 1) for name, each in value.items()}
+            elif key in _VALUES:
+                clean[key] = value
+            else:
+                clean[key] = self.walk(value, followed, depth + 1)
+        return clean
 
 
 def _resolve(root: Any, reference: str) -> Any:
     """The place that a JSON pointer such as ``#/$defs/Point`` names; None if it names none."""
+    if reference != "#" and not reference.startswith("#/"):
+        return None
     place = root
-    for step in reference.removeprefix("#").strip("/").split("/"):
-        if not step:
-            continue
+    for step in unquote(reference[2:]).split("/") if reference != "#" else ():
         step = step.replace("~1", "/").replace("~0", "~")
-        if not isinstance(place, dict) or step not in place:
+        if isinstance(place, dict) and step in place:
+            place = place[step]
+        elif isinstance(place, list) and step.isdecimal() and int(step) < len(place):
+            place = place[int(step)]
+        else:
             return None
-        place = place[step]
     return place
 
 
-def fits_strict(schema: Any) -> bool:
+def fits_strict(schema: Any, deepest: int = _DEEPEST) -> bool:
     """Whether OpenAI's ``strict`` takes it: every object closed, and all of its properties required."""
     if isinstance(schema, list):
-        return all(map(fits_strict, schema))
+        return all(fits_strict(each, deepest) for each in schema)
     if not isinstance(schema, dict):
         return True
     properties = schema.get("properties")
@@ -85,4 +106,5 @@ def fits_strict(schema: Any) -> bool:
         names = set(properties) if isinstance(properties, dict) else set()
         if schema.get("additionalProperties") is not False or set(schema.get("required") or ()) != names:
             return False
-    return all(fits_strict(each) for key, each in schema.items() if key not in ("enum", "const", "default"))
+    inner = (each for key, each in schema.items() if key not in _VALUES)
+    return deepest > 0 and all(fits_strict(each, deepest - 1) for each in inner)

@@ -5,7 +5,8 @@ from attrs import define, field
 
 @define
 class StopWatch:
-    """Finds the first stop sequence in a text that comes in pieces.
+    """Finds the first stop sequence in a text that comes in pieces: the one that is complete first, of several the
+    longest, so that it makes no difference where the pieces are cut.
 
     What might be the beginning of one is held back until the next piece decides.
     """
@@ -21,9 +22,9 @@ class StopWatch:
         if self.hit is not None:
             return ""
         text = self._held + text
-        found = [(at, -len(stop), stop) for stop in self.stops if stop and (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at, stop) for stop in self.stops if stop and (at := text.find(stop)) >= 0]
         if found:
-            at, _, self.hit = min(found)
+            _, at, self.hit = min(found)
             self._held = ""
             return text[:at]
         keep = max(_overlap(text, stop) for stop in self.stops)

@@ -56,7 +56,9 @@ def ask(body: dict[str, Any], wanted: Asked, model: str, dialect: Dialect) -> li
     if dialect.budget_field:
         body[dialect.budget_field] = wanted.budget
         return []
-    return [] if switches else ["thinking"]
+    if not switches:
+        return ["thinking"]
+    return [] if _AMOUNTS & switches.keys() else ["thinking.budget_tokens"]
 
 
 def _none(wanted: Asked, model: str) -> dict[str, Any]:
@@ -129,5 +131,7 @@ _SWITCHES = {
     "glm": _glm,
     "lmstudio": _lmstudio,
 }
+#: Those of a body's fields that say how much.
+_AMOUNTS = frozenset({"reasoning_effort", "reasoning"})
 #: The fields of a body that ask for thinking, to be left out for a model that knows none.
 FIELDS = ("reasoning_effort", "reasoning", "thinking", "chat_template_kwargs", "thinking_budget_tokens")

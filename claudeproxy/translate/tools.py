@@ -5,7 +5,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from claudeproxy.model.anthropic import MessagesRequest, Tool, ToolReferenceBlock, ToolResultBlock
+from claudeproxy.model.anthropic import MessagesRequest, OtherBlock, Tool, ToolReferenceBlock, ToolResultBlock
 from claudeproxy.model.problems import Refusal, invalid_request
 from claudeproxy.translate.dialects import Dialect
 from claudeproxy.translate.names import Names, shortened
@@ -49,6 +49,8 @@ def offer(request: MessagesRequest, dialect: Dialect, drop_server_tools: bool) -
     if choice is not None:
         tools = _chosen(request, tools, dialect, fields)
     fields = {"tools": [_definition(tool, dialect) for tool in tools]} | fields
+    if dialect.strict_tools and any(tool.strict and not _can_be_strict(tool) for tool in tools):
+        dropped.append("tools.strict")
     if one_call and dialect.parallel_flag:
         fields["parallel_tool_calls"] = False
     return Offered(fields, names, tuple(dropped), one_call)
@@ -79,6 +81,9 @@ def _referenced(request: MessagesRequest) -> Iterator[str]:
         for block in message.content:
             if isinstance(block, ToolResultBlock):
                 yield from (each.tool_name for each in block.content if isinstance(each, ToolReferenceBlock))
+            elif isinstance(block, OtherBlock) and block.type == "tool_addition":
+                tool = block.fields.get("tool")
+                yield str(tool.get("name")) if isinstance(tool, dict) else ""
 
 
 def _definition(tool: Tool, dialect: Dialect) -> dict[str, Any]:
@@ -93,8 +98,13 @@ def _definition(tool: Tool, dialect: Dialect) -> dict[str, Any]:
         function["description"] = description
     function["parameters"] = cleaned(schema, dialect.schemas)
     if tool.strict is not None and dialect.strict_tools:
-        function["strict"] = tool.strict and fits_strict(schema)
+        function["strict"] = tool.strict and _can_be_strict(tool)
     return {"type": "function", "function": function}
+
+
+def _can_be_strict(tool: Tool) -> bool:
+    typed = client_tool(tool)
+    return fits_strict(typed[1] if typed is not None else tool.input_schema or {})
 
 
 def _examples(examples: Iterable[Any]) -> Iterator[str]:

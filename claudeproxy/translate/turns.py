@@ -45,6 +45,7 @@ BILLING = "x-anthropic-billing-header:"
 NO_RESULT = "[no result]"
 NO_OUTPUT = "(no output)"
 ERROR_MARK = "[tool error] "
+IMAGE_BELOW = "[image attached below]"
 
 ChatMessage = dict[str, Any]
 
@@ -72,13 +73,14 @@ class _Conversation:
     _dialect: Dialect
     _reader: ContentReader
     messages: list[ChatMessage] = field(factory=list, init=False)
-    #: The calls that still wait for their results, by the client's ids.
-    _calls: dict[str, str] = field(factory=dict, init=False)
+    #: The calls that still wait for their results: the ids that the client and the backend know them by.
+    _calls: list[tuple[str, str]] = field(factory=list, init=False)
+    #: What the last user message was made of.
+    _said: list[Piece] = field(factory=list, init=False)
 
     def head(self, system: Content) -> None:
         """The system prompt."""
-        blocks = [block for block in system if not (isinstance(block, TextBlock) and block.text.startswith(BILLING))]
-        text = text_of(self._reader.pieces(blocks))
+        text = text_of(self._reader.pieces(map(_without_billing, system)))
         if text:
             self.messages.append({"role": self._dialect.system_role, "content": text})
 
@@ -91,7 +93,7 @@ class _Conversation:
         turn |= self._reasoning(content, bool(calls))
         if calls:
             turn["tool_calls"] = [_call(block) for block in calls]
-            self._calls = {block.id: original(block.id) for block in calls}
+            self._calls = [(block.id, original(block.id)) for block in calls]
         if not text and not calls:
             return  # nothing that could be shown: thinking alone is no turn
         last = self.messages[-1] if self.messages else None
@@ -104,62 +106,60 @@ class _Conversation:
     def between(self, stretch: list[Message]) -> None:
         """All that stands between two of the model's turns."""
         blocks = [block for message in stretch if message.role == "user" for block in message.content]
-        results, orphans = self._sorted(block for block in blocks if isinstance(block, ToolResultBlock))
-        pieces = self._results(results)
-        for orphan in orphans:
-            pieces += ["[result of an unknown tool call]", *self._reader.pieces(orphan.content)]
+        pieces = self._results([block for block in blocks if isinstance(block, ToolResultBlock)])
         answered = bool(self.messages) and self.messages[-1]["role"] == "tool"
+        said = bool(pieces)
         for message in stretch:
             if message.role == "user":
-                pieces += self._reader.pieces(b for b in message.content if not isinstance(b, ToolResultBlock))
+                spoken = self._reader.pieces(b for b in message.content if not isinstance(b, ToolResultBlock))
+                pieces += spoken
+                said = said or bool(spoken)
                 continue
             text = text_of(self._reader.pieces(message.content))
-            if not text:
-                continue
-            if self._dialect.system_midway == "keep":
+            if text and self._dialect.system_midway == "keep":
                 self._user(pieces)
                 pieces = []
                 self.messages.append({"role": self._dialect.system_role, "content": text})
-            elif not pieces and answered and not _says_more(stretch, message):
-                self.messages[-1]["content"] += "\n\n" + reminder(text)
-            else:
+            elif text:
                 pieces.append(reminder(text))
-        self._user(pieces)
+        if pieces and answered and not said:  # only reminders: no reason for a user message
+            self.messages[-1]["content"] += "\n\n" + text_of(pieces)
+        else:
+            self._user(pieces)
 
     def _user(self, pieces: list[Piece]) -> None:
-        if pieces:
-            self.messages.append({"role": "user", "content": chat_content(pieces)})
-
-    def _sorted(self, given: Iterable[ToolResultBlock]) -> tuple[list[ToolResultBlock], list[ToolResultBlock]]:
-        """The first result for each call, in the order of the calls; and those that nobody called for."""
-        found: dict[str, ToolResultBlock] = {}
-        orphans = []
-        for result in given:
-            if result.tool_use_id in self._calls and result.tool_use_id not in found:
-                found[result.tool_use_id] = result
-            else:
-                self._reader.lost.append("tool_result.tool_use_id")
-                orphans.append(result)
-        return [found[id] for id in self._calls if id in found], orphans
+        """The user's turn, or more of it: templates want user and assistant to alternate."""
+        if not pieces:
+            return
+        if self.messages and self.messages[-1]["role"] == "user":
+            self.messages.pop()
+            pieces = self._said + pieces
+        self._said = pieces
+        self.messages.append({"role": "user", "content": chat_content(pieces)})
 
     def _results(self, results: list[ToolResultBlock]) -> list[Piece]:
-        """Answers every call; gives the images of the results, each under its label."""
-        given = {result.tool_use_id: result for result in results}
+        """Answers every call; gives what no ``tool`` message can hold: the images, each under its label, and the
+        results that nobody called for."""
         images: list[Piece] = []
-        for id, backend_id in self._calls.items():
-            result = given.get(id)
-            text = NO_RESULT
+        for id, backend_id in self._calls:
+            result = next((each for each in results if each.tool_use_id == id), None)
             if result is None:
                 self._reader.lost.append("tool_use without result")
+                text = NO_RESULT
             else:
+                results.remove(result)
                 pieces = self._reader.pieces(result.content)
                 shown = [piece for piece in pieces if isinstance(piece, Image)]
                 if shown:
-                    pieces = [*(piece for piece in pieces if isinstance(piece, str)), "[image attached below]"]
+                    pieces = [*(piece for piece in pieces if isinstance(piece, str)), IMAGE_BELOW]
                     images += [f"[image of tool result {backend_id}]", *shown]
                 text = (ERROR_MARK if result.is_error else "") + (text_of(pieces) or NO_OUTPUT)
             self.messages.append({"role": "tool", "tool_call_id": backend_id, "content": text})
-        self._calls = {}
+        self._calls = []
+        for orphan in results:
+            self._reader.lost.append("tool_result.tool_use_id")
+            mark = ERROR_MARK if orphan.is_error else ""
+            images += [mark + "[result of an unknown tool call]", *self._reader.pieces(orphan.content)]
         return images
 
     def _reasoning(self, content: Iterable[Block], has_calls: bool) -> ChatMessage:
@@ -169,10 +169,12 @@ class _Conversation:
             return {}
         details: list[Any] = []
         texts: list[str] = []
+        ours = True
         for block in content:
             if not isinstance(block, ThinkingBlock):
                 continue
             reasoning = read(block.signature)
+            ours = ours and reasoning is not None
             if reasoning is not None and reasoning.field == "reasoning_details" and isinstance(reasoning.data, list):
                 details += reasoning.data
                 texts.append(block.thinking)
@@ -181,21 +183,18 @@ class _Conversation:
                 texts.append(hidden or block.thinking)
         if echo == "reasoning_details":
             return {echo: details} if details else {}
-        text = "\n\n".join(filter(None, texts))
+        # Thinking that we have cut ourselves goes back as it came, in one piece.
+        text = ("" if ours else "\n\n").join(filter(None, texts))
         if text or (has_calls and self._dialect.echo_required):
             return {echo: text}
         return {}
 
 
-def _says_more(stretch: list[Message], system: Message) -> bool:
-    """Whether the user says anything beside results in this stretch after ``system``."""
-    after = stretch[stretch.index(system) + 1 :]
-    return any(
-        not isinstance(block, ToolResultBlock)
-        for message in after
-        if message.role == "user"
-        for block in message.content
-    )
+def _without_billing(block: Block) -> Block:
+    """Only the line: should a client write it before its prompt, in one block, the prompt must stay."""
+    if isinstance(block, TextBlock) and block.text.startswith(BILLING):
+        return TextBlock(block.text.partition("\n")[2].lstrip("\n"))
+    return block
 
 
 def _call(block: ToolUseBlock) -> ChatMessage:

@@ -28,6 +28,7 @@ def no_results(request: MessagesRequest, reply: Reply, prompt_tokens: int, uniqu
 
 
 def _query(request: MessagesRequest) -> str:
-    texts = [block.text for block in request.messages[-1].content if isinstance(block, TextBlock)]
+    last = [message for message in request.messages if message.role == "user"][-1:]
+    texts = [block.text for message in last for block in message.content if isinstance(block, TextBlock)]
     asked = " ".join(texts)
     return (asked.partition(_QUERY)[2] or asked).strip()

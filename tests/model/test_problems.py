@@ -39,8 +39,8 @@ class ProblemTests(SynchronousTestCase):
         self.assertEqual(problem.message, message)
 
     def test_table(self) -> None:
-        """The statuses that clients treat in their own way pass through, gateways' own errors become overloads."""
-        for status, expected in {401: 401, 402: 402, 403: 403, 404: 404, 429: 429, 502: 529, 503: 529, 504: 529}.items():
+        """The statuses that clients treat in their own way pass through, what may come back is an overload."""
+        for status, expected in {401: 401, 402: 402, 403: 403, 404: 404, 429: 429, 500: 500, 502: 502, 503: 529, 504: 529}.items():
             self.assertEqual(from_status(status, "m", 7).status, expected)
         self.assertEqual(from_status(429, "m", 7).retry_after, 7)
         self.assertEqual(from_status(503, "m", 7).retry_after, 7)

@@ -44,7 +44,7 @@ def machine_for(case: Case) -> ChatStream:
     expected = Expected(
         "fake",
         10,
-        request.stop_sequences,
+        stop_sequences=request.stop_sequences,
         silent=request.max_tokens == 0,
         names=chat.names,
         used_ids=chat.used_ids,

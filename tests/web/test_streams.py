@@ -200,7 +200,8 @@ class EndTests(StreamCase):
     def test_before_the_first_token(self) -> None:
         """A connection that breaks before anything was said is an overload, which clients repeat."""
         for steps in ([Headers(), Cut()], [Cut()], [chunk({"role": "assistant"}), Cut()]):
-            caller = self.chat(Script(steps=steps))
+            self.house.fake.answers = lambda body, steps=steps: Script(steps=steps)  # type: ignore[misc]
+            caller = self.house.ask("POST", "/v1/messages", body())
             if caller.status == 200:
                 self.assert_failed(caller, "overloaded_error")
             else:
@@ -373,10 +374,22 @@ class SlowClientTests(StreamCase):
         caller.transport.pauseProducing()
         self.house.fake.plays(text("x" * HIGH_WATER, "y" * 10))
         caller.ask("POST", "/v1/messages", body())
-        self.pass_time(100)
+        self.pass_time(50)
         caller.transport.resumeProducing()
-        self.pass_time(100)
+        self.pass_time(10)
         self.assertEqual(len(check_stream(caller.body).text), HIGH_WATER + 10)
+
+    def test_paused_after_the_finish(self) -> None:
+        """Nor what follows the finish reason: the moment for the end is counted while the client reads."""
+        caller = self.house.caller()
+        caller.transport.pauseProducing()
+        first = b"".join(map(step_bytes, [chunk({"content": "x" * (HIGH_WATER + 1)}), chunk(finish="stop")]))
+        self.house.fake.plays(Script(steps=[Send(first), chunk({"content": "y"}), Hang()]))
+        caller.ask("POST", "/v1/messages", body())
+        self.pass_time(50)
+        caller.transport.resumeProducing()
+        self.pass_time(10)
+        self.assertTrue(check_stream(caller.body).text.endswith("xy"))
 
     def test_vanishes(self) -> None:
         """A client that stopped reading and then goes away takes the backend's request along."""
