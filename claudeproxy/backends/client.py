@@ -77,7 +77,7 @@ class Target:
     """Where a backend listens. ``base`` ends without a slash; for OpenAI-compatible servers it ends in ``/v1``."""
 
     base: str
-    key: str = ""
+    key: str = field(default="", repr=False)
 
     @property
     def root(self) -> str:

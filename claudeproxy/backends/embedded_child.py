@@ -108,6 +108,22 @@ def end_with_stdin(armed: bool) -> None:
         os._exit(0)
 
 
+def threads(cores: int) -> int:
+    """How many threads compute: all cores but one.
+
+    They wait for each other thousands of times a token, spinning: as soon as anything else wants their last core,
+    all of them stand still with it (measured on 2 busy cores: 0.8 to 7 tokens/s with two threads, 36 to 40 with one).
+    """
+    return max(1, cores - 1)
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
 def _start(orders: Orders) -> Any:
     """A running ``xllamacpp.Server``; it serves for as long as the object lives."""
     try:
@@ -123,6 +139,7 @@ def _start(orders: Orders) -> Any:
     params.n_ctx = orders.window
     params.n_parallel = 1
     params.n_batch = params.n_ubatch = BATCH
+    params.cpuparams.n_threads = threads(_cores())
     params.ctx_shift = False  # a prompt that does not fit is an error, not a prompt with its middle cut out
     params.cache_ram_mib = PROMPT_CACHE_MIB
     params.use_jinja = True

@@ -193,6 +193,8 @@ class Generation(Protocol):
                 self._unpacker = Unpacker(packing == "deflate")  # gzip with its name is undone by treq
                 self._machine.whole_json = _is_json(response)
                 response.deliverBody(self)
+                if self._paused and self.transport is not None:
+                    self._producer.pauseProducing()  # deliverBody itself resumes
                 return
             problem = await self._refused(response)
         except CancelledError:

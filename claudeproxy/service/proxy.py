@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
@@ -98,10 +98,13 @@ class Proxy(Service):
         return Deferred.fromCoroutine(self._drain())
 
     def reload(self, settings: Settings) -> None:
-        """Swaps the settings for new requests; running ones end on those that they began with.
+        """Swaps the settings for new requests; running ones end on those that they began with. It goes on listening
+        where it does: host and port stay.
 
         Raises `SettingsError` or `UnusableModel`, and then nothing has changed.
         """
+        # The address stays until a restart: what is checked must fit the one it really listens on.
+        settings = evolve(settings, host=self._settings.host, port=self._settings.port)
         verify(settings)
         check_embedded(settings)
         before = set(self._live.backends.values())

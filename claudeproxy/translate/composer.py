@@ -125,10 +125,11 @@ class Composer:
         if self._expected.silent or self.done:
             return
         self._flush()
-        if not self._expected.names or not call.name:
+        name, arguments = _clean(call.name), _clean(call.arguments)
+        if not self._expected.names or not name:
             self.remarks.append("a tool call that cannot be one was left as text")
-            if call.arguments:
-                self._show(f"{call.name} {call.arguments}".lstrip())
+            if arguments:
+                self._show(f"{name} {arguments}".lstrip())
             return
         if self._expected.one_call and self._calls:
             self.remarks.append("a second tool call was dropped: only one was allowed")
@@ -136,7 +137,7 @@ class Composer:
         self._calls += 1
         self._sign()
         id = kept_or_minted(call.id, self._used, self._unique)
-        self.reply.tool_call(id, self._expected.names.restore(call.name), call.arguments)
+        self.reply.tool_call(id, self._expected.names.restore(name), arguments)
 
     def close(self) -> None:
         """Nothing more comes: shows what was held back, signs what is open."""

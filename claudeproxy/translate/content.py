@@ -1,5 +1,6 @@
 """Content blocks to what a chat message can hold: texts and images (PROTOCOL 1.6, 4.1)."""
 
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -78,7 +79,7 @@ class ContentReader:
             case OtherBlock(kind):
                 self.lost.append(kind)
             case _:
-                self.lost.append(type(block).__name__.removesuffix("Block").lower())
+                self.lost.append(_kind(block))
 
     def _image(self, source: Source) -> Piece:
         match source:
@@ -186,3 +187,8 @@ def _words(found: Any) -> Iterator[str]:
             inner = [found[key] for key in _READABLE if found.get(key)]
             yield " ".join(each for each in inner if isinstance(each, str))
             yield from _words([each for each in inner if not isinstance(each, str)])
+
+
+def _kind(block: Block) -> str:
+    """``tool_result`` for a `ToolResultBlock`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(block).__name__.removesuffix("Block")).lower()

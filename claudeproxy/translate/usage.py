@@ -12,13 +12,14 @@ def from_chat(counts: Mapping[str, Any]) -> Usage:
     details = _object(counts.get("prompt_tokens_details"))
     read = _whole(details.get("cached_tokens")) or _whole(counts.get("prompt_cache_hit_tokens"))
     written = _whole(details.get("cache_write_tokens")) or _whole(details.get("created_cache_tokens"))
+    output = _whole(counts.get("completion_tokens"))
     thinking = _object(counts.get("completion_tokens_details")).get("reasoning_tokens")
     return Usage(
         input=max(0, prompt - read - written),
-        output=_whole(counts.get("completion_tokens")),
+        output=output,
         cache_read=read,
         cache_creation=written,
-        thinking=_whole(thinking) if thinking is not None else None,
+        thinking=min(_whole(thinking), output) if thinking is not None else None,  # it is a part of the output
     )
 
 

@@ -134,7 +134,7 @@ class MessagesAPI:
         """Nothing is lost silently: the header tells the caller, the log the operator."""
         if dropped:
             exchange.dropped = dropped
-            names = ", ".join(dict.fromkeys(map(printable, dropped)))
+            names = ", ".join(dict.fromkeys(printable(name, spaces=True) for name in dropped))
             request.setHeader("x-claudeproxy-dropped", names.encode("ascii", "replace").decode()[:1000])
             self._log.warn(
                 "{request_id} not sent to {backend}: {names}",

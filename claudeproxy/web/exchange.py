@@ -52,7 +52,7 @@ class Exchange:
             outcome=self.outcome or ("ok" if status < 400 else "refused"),
             duration=now - self.began,
             route=f" {self.model} -> {self.backend}/{self.backend_model}" if self.backend else "",
-            tokens=self._tokens(usage) if self.usage is not None else "",
+            tokens=self._tokens(usage),
             request_id=self.id,
             model=self.model,
             backend=self.backend,
@@ -64,8 +64,10 @@ class Exchange:
         )
 
     def _tokens(self, usage: Usage) -> str:
-        first = "-" if self.first_token is None else f"{self.first_token - self.began:.3f}s"
-        return f" first {first} in {usage.prompt} cached {usage.cache_read} out {usage.output}"
+        first = "" if self.first_token is None else f" first {self.first_token - self.began:.3f}s"
+        if self.usage is None:
+            return first
+        return f"{first} in {usage.prompt} cached {usage.cache_read} out {usage.output}"
 
 
 @define(eq=False)
@@ -134,7 +136,7 @@ class Exchanges:
                     done.callback(None)
 
 
-def printable(data: bytes | str) -> str:
-    """What a client sent, fit for a line of a log."""
+def printable(data: bytes | str, spaces: bool = False) -> str:
+    """What a client sent, fit for a line of a log; with ``spaces``, not for a single field of it."""
     text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
-    return "".join(c if c.isprintable() and c != " " else "?" for c in text[:200])
+    return "".join(c if c.isprintable() and (spaces or c != " ") else "?" for c in text[:200])
