@@ -302,8 +302,11 @@ def sensible_streams(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[dict[s
     sent: list[dict[str, Any]] = [{"reasoning_content": piece} for piece in thoughts] + [
         {"content": piece} for piece in words
     ]
-    while waiting := [queue for queue in queues if queue]:
-        sent.append({"tool_calls": [draw(st.sampled_from(waiting)).pop(0)]})
+    begun = 0  # a call begins after those of lower indexes have begun
+    while waiting := [queue for queue in queues[: begun + 1] if queue]:
+        queue = draw(st.sampled_from(waiting))
+        begun += queue is queues[min(begun, len(queues) - 1)]
+        sent.append({"tool_calls": [queue.pop(0)]})
     reason = "tool_calls" if inputs else draw(st.sampled_from(["stop", "length"]))
     frames: list[dict[str, Any]] = [
         {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in sent

@@ -95,7 +95,9 @@ class HouseTests(SynchronousTestCase):
         self.assertEqual([path.name for path in folder.glob("*.py")], ["claudeproxy_plugin.py"])
         tree = ast.parse((folder / "claudeproxy_plugin.py").read_text("utf-8"))
         imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
-        self.assertEqual([ast.unparse(node) for node in imports], ["from twisted.application.service import ServiceMaker"])
+        self.assertEqual(
+            [ast.unparse(node) for node in imports], ["from twisted.application.service import ServiceMaker"]
+        )
         (call,) = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
         self.assertEqual([isinstance(each, ast.Constant) for each in call.args], [True] * 4)
         self.assertEqual(call.keywords, [])
@@ -125,7 +127,9 @@ class CheckerTests(SynchronousTestCase):
 
     def test_clean(self) -> None:
         """Imports from below and from one's own floor are fine, and so is Twisted on the upper floors."""
-        self.write("web/a.py", '"""A."""\nfrom twisted.internet import defer\nfrom house.wire import b\nimport house.web.c\n')
+        self.write(
+            "web/a.py", '"""A."""\nfrom twisted.internet import defer\nfrom house.wire import b\nimport house.web.c\n'
+        )
         self.write("translate/a.py", '"""A."""\nimport json\nfrom house.model.values import V\n')
         self.assertEqual(faults(self.package), [])
 
@@ -133,13 +137,21 @@ class CheckerTests(SynchronousTestCase):
         """Every rule is broken once, and each breach is told."""
         for path, code, told in (
             ("wire/a.py", '"""A."""\nimport twisted.web\n', "wire/a.py: a pure floor imports twisted"),
-            ("routing/a.py", '"""A."""\ndef f():\n    from os import environ\n', "routing/a.py: a pure floor imports os"),
+            (
+                "routing/a.py",
+                '"""A."""\ndef f():\n    from os import environ\n',
+                "routing/a.py: a pure floor imports os",
+            ),
             ("model/a.py", '"""A."""\nfrom house.wire.lines import X\n', "model/a.py: imports upward from wire"),
             ("model/a.py", '"""A."""\nfrom house import service\n', "model/a.py: imports upward from service"),
             ("web/a.py", '"""A."""\nimport house.service.tree\n', "web/a.py: imports upward from service"),
             ("web/a.py", '"""A."""\nfrom . import b\n', "web/a.py: a relative import"),
             ("web/a.py", '"""A."""\nprint("x")\n', "web/a.py: print"),
-            ("web/a.py", '"""A."""\nfrom twisted.internet import reactor\n', "web/a.py: imports the reactor with the module"),
+            (
+                "web/a.py",
+                '"""A."""\nfrom twisted.internet import reactor\n',
+                "web/a.py: imports the reactor with the module",
+            ),
             ("web/a.py", '"""A."""\ntry:\n    f()\nexcept:\n    pass\n', "web/a.py: catches everything"),
             ("web/a.py", '"""A."""\nfrom tests.fakes import x\n', "web/a.py: imports tests"),
             ("web/a.py", "import json\n", "web/a.py: no docstring"),

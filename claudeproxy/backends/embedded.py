@@ -18,7 +18,7 @@ After `PATIENT_DEATHS` quick deaths in a row nobody is kept waiting any more unt
 goes on trying.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import ceil
 from pathlib import Path
 
@@ -74,6 +74,7 @@ class EmbeddedModel(Service):
     _make_key: Callable[[], str]
     _window: int = 0
     _chat_template: str = ""
+    _sampling: Mapping[str, float] = field(factory=dict)
     _log: Logger = field(factory=lambda: Logger(namespace="claudeproxy.backends.embedded"))
 
     _process: ModelProcess | None = field(init=False, default=None)
@@ -137,7 +138,8 @@ class EmbeddedModel(Service):
 
     def _spawn(self) -> None:
         self._next_start = None
-        orders = Orders(str(self._gguf), self.alias, self._make_key(), self._window, self._chat_template)
+        key, sampling = self._make_key(), dict(self._sampling)
+        orders = Orders(str(self._gguf), self.alias, key, self._window, self._chat_template, sampling)
         process = ModelProcess(orders, self._on_serving, self._on_end)
         self._process = process
         try:

@@ -41,13 +41,17 @@ _LEASH_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @frozen
 class Orders:
-    """What to serve. ``window`` is in tokens, 0 is the model's own; an empty ``chat_template`` is the model's own."""
+    """What to serve. ``window`` is in tokens, 0 is the model's own; an empty ``chat_template`` is the model's own.
+
+    ``sampling`` is what applies where a request says nothing, by llama.cpp's names.
+    """
 
     gguf: str
     alias: str
     key: str = field(repr=False)
     window: int = 0
     chat_template: str = ""
+    sampling: dict[str, float] = field(factory=dict)
 
     def to_line(self) -> bytes:
         """One line of JSON, as the child reads it."""
@@ -144,6 +148,8 @@ def _start(orders: Orders) -> Any:
     params.cache_ram_mib = PROMPT_CACHE_MIB
     params.use_jinja = True
     params.chat_template = orders.chat_template
+    for name, value in orders.sampling.items():
+        setattr(params.sampling, name, value)
     params.endpoint_slots = True
     params.ui = False
     params.offline = True

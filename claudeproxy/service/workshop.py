@@ -13,7 +13,7 @@ from claudeproxy.backends.chat import ChatBackend, Manner
 from claudeproxy.backends.client import BackendClient, Target
 from claudeproxy.backends.documents import DocumentReader
 from claudeproxy.backends.embedded import EmbeddedModel
-from claudeproxy.backends.gguf import check_gguf, find_gguf
+from claudeproxy.backends.gguf import PACKAGED_SAMPLING, check_gguf, find_gguf
 from claudeproxy.backends.interfaces import Backend
 from claudeproxy.routing.settings import BackendSettings, Settings
 from claudeproxy.routing.table import ModelTable
@@ -77,7 +77,15 @@ class Workshop:
     def _embedded(self, settings: BackendSettings) -> Backend:
         gguf: Path = find_gguf(settings.gguf)
         log = self._logs.logger("embedded")
-        model = EmbeddedModel(gguf, self._reactor, self._reactor, self._make_key, settings.window, log=log)
+        model = EmbeddedModel(
+            gguf,
+            self._reactor,
+            self._reactor,
+            self._make_key,
+            settings.window,
+            sampling={} if settings.gguf else PACKAGED_SAMPLING,
+            log=log,
+        )
 
         async def locate() -> Target:
             address = await model.ready()

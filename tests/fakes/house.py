@@ -9,12 +9,13 @@ from attrs import evolve
 from twisted.logger import LogEvent, formatEvent
 from twisted.web.server import Site
 
-from claudeproxy.routing.settings import BackendSettings, Secret, Settings
+from claudeproxy.routing.expectations import Secret
+from claudeproxy.routing.settings import BackendSettings, Settings
 from claudeproxy.service.observers import Logs
 from claudeproxy.service.proxy import Proxy
 from tests.fakes.callers import Caller, caller
 from tests.fakes.network import Network
-from tests.fakes.openai import FakeOpenAI, Script
+from tests.fakes.openai import Answer, FakeOpenAI, Script
 
 __all__ = ["BACKEND_PORT", "FRONT_PORT", "House", "body", "rendered"]
 
@@ -38,12 +39,19 @@ def body(**fields: Any) -> dict[str, Any]:
 class House:
     """
     ``fake`` is the backend, `ask` asks the proxy, ``events`` is all that was logged. With the dialect ``auto`` the
-    backend is asked what it is; ``backend`` are settings of the backend, the others are laid over the defaults.
+    backend is asked what it is; ``backend`` are settings of the backend, ``others`` what it answers on other paths; the
+    settings are laid over the defaults.
     """
 
-    def __init__(self, dialect: str = "generic", backend: Mapping[str, Any] | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        dialect: str = "generic",
+        backend: Mapping[str, Any] | None = None,
+        others: Mapping[tuple[str, str], Answer] | None = None,
+        **settings: Any,
+    ) -> None:
         self.network = Network()
-        self.fake = FakeOpenAI(self.network)
+        self.fake = FakeOpenAI(self.network, others=dict(others or {}))
         self.network.listenTCP(BACKEND_PORT, Site(self.fake, reactor=self.network))
         self.events: list[LogEvent] = []
         told = {"base_url": f"http://127.0.0.1:{BACKEND_PORT}/v1", "api_key": Secret(BACKEND_KEY), "dialect": dialect}

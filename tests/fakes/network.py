@@ -41,7 +41,7 @@ class End:
 
     port: int
     protocol: Any = None
-    peer: "End" = field(default=None)  # type: ignore[assignment]
+    peer: "End" = field(default=None)
     #: What the peer wrote and the protocol has not read, a segment a write.
     inbox: deque[bytes] = Factory(deque)
     waiting: int = 0
@@ -232,11 +232,18 @@ class _Listening:
 class _Names:
     known: set[str]
 
-    def resolveHostName(self, receiver: Any, name: str, portNumber: int = 0, *args: Any, **kwargs: Any) -> Any:
-        receiver.resolutionBegan(None)
-        if name in self.known or _is_address(name):
-            receiver.addressResolved(IPv4Address("TCP", "127.0.0.1", portNumber))
-        receiver.resolutionComplete()
+    def resolveHostName(
+        self,
+        resolutionReceiver: Any,
+        hostName: str,
+        portNumber: int = 0,
+        addressTypes: Any = None,
+        transportSemantics: str = "TCP",
+    ) -> Any:
+        resolutionReceiver.resolutionBegan(None)
+        if hostName in self.known or _is_address(hostName):
+            resolutionReceiver.addressResolved(IPv4Address("TCP", "127.0.0.1", portNumber))
+        resolutionReceiver.resolutionComplete()
 
 
 def _is_address(name: str) -> bool:
@@ -274,7 +281,7 @@ class Network(MemoryReactorClock):
         connector.begin()
         return connector
 
-    def callFromThread(self, call: Any, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    def callFromThread(self, call: Any, *args: Any, **kwargs: Any) -> None:
         self.later.append(lambda: call(*args, **kwargs))
 
     def dial(self, port: int, protocol: Protocol) -> End:
@@ -291,12 +298,17 @@ class Network(MemoryReactorClock):
         one.protocol.makeConnection(one)
         return one
 
-    def pump(self) -> None:
+    def pump(self) -> None:  # type: ignore[override]
         """Until nothing moves any more."""
         for _ in range(1_000_000):
             if not self._step():
                 return
         raise AssertionError("it never comes to rest")
+
+    def timers(self, word: str) -> list[str]:
+        """The functions that wait for their time and have this word in their name."""
+        waiting: Any = self.getDelayedCalls()
+        return [name for call in waiting if word in (name := repr(call.func))]
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass, from one thing that is due to the next."""

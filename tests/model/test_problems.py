@@ -32,7 +32,7 @@ class ProblemTests(SynchronousTestCase):
 
     @given(st.integers(400, 599), st.text(max_size=20), st.none() | st.integers(0, 9999))
     def test_any_status(self, status: int, message: str, seconds: int | None) -> None:
-        """Whatever a backend answers becomes a status with the type that fits it; its class stays, its delay is kept."""
+        """Whatever a backend answers becomes a status with the type that fits it; its class stays."""
         problem = from_status(status, message, seconds)
         check_fit(problem.status, problem.type)
         self.assertEqual(problem.status // 100, status // 100)
@@ -40,7 +40,17 @@ class ProblemTests(SynchronousTestCase):
 
     def test_table(self) -> None:
         """The statuses that clients treat in their own way pass through, what may come back is an overload."""
-        for status, expected in {401: 401, 402: 402, 403: 403, 404: 404, 429: 429, 500: 500, 502: 502, 503: 529, 504: 529}.items():
+        for status, expected in {
+            401: 401,
+            402: 402,
+            403: 403,
+            404: 404,
+            429: 429,
+            500: 500,
+            502: 502,
+            503: 529,
+            504: 529,
+        }.items():
             self.assertEqual(from_status(status, "m", 7).status, expected)
         self.assertEqual(from_status(429, "m", 7).retry_after, 7)
         self.assertEqual(from_status(503, "m", 7).retry_after, 7)

@@ -1,6 +1,7 @@
 """The event machine against a second model of PROTOCOL 2.1, a regular expression that knows nothing of its states."""
 
 import re
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +32,7 @@ from tests.stream_checker import check_stream
 _OPEN = r"(T[tP]*|H[hP]*(sP*)?|U[jP]*|OP*)"
 _WHOLE = r"(T[tP]*c|H[hP]*sP*c|U[jP]*c|OP*c|P)"
 STREAM = re.compile(rf"P*(F|S{_WHOLE}*(F|{_OPEN}F|DP*[EF]))")
-_BLOCKS = {
+_BLOCKS: dict[str, dict[str, Any]] = {
     "T": {"type": "text", "text": ""},
     "H": {"type": "thinking", "thinking": "", "signature": ""},
     "U": {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": {}},
@@ -118,7 +119,9 @@ class GrammarTests(SynchronousTestCase):
         """What it admits is what the judge of streams takes for an answer."""
         events = [event(letter, letters[:place].count("c")) for place, letter in enumerate(letters)]
         if "U" in letters and letters.endswith("E"):
-            events = [MessageDelta("tool_use", each.usage) if isinstance(each, MessageDelta) else each for each in events]
+            events = [
+                MessageDelta("tool_use", each.usage) if isinstance(each, MessageDelta) else each for each in events
+            ]
         for number, each in enumerate(events):
             if isinstance(each, BlockStart) and each.block["type"] == "tool_use":
                 events[number] = BlockStart(each.index, {**each.block, "id": f"toolu_{number}"})

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from claudeproxy.routing.settings import Secret
+from claudeproxy.routing.expectations import Secret
 from tests.fakes.callers import Caller
 from tests.fakes.house import BACKEND_KEY, House, body
 from tests.fakes.openai import error, json_answer, json_body, text
@@ -194,6 +194,7 @@ class ErrorTests(AppCase):
 
     def test_ours(self) -> None:
         """A fault of ours is a 500 that names the request's id, under which the log has the traceback."""
+
         class Broken:
             def route(self, model: str) -> None:
                 raise ZeroDivisionError
@@ -214,7 +215,16 @@ class BackendErrorTests(AppCase):
 
     def test_statuses(self) -> None:
         """Its status passes, or becomes the one that makes clients do the right thing; its words and name are kept."""
-        for status, answered in {400: 400, 401: 401, 403: 403, 404: 404, 429: 429, 402: 402, 503: 529, 422: 422}.items():
+        for status, answered in {
+            400: 400,
+            401: 401,
+            403: 403,
+            404: 404,
+            429: 429,
+            402: 402,
+            503: 529,
+            422: 422,
+        }.items():
             for streamed in (True, False):
                 script = error(status, {"error": {"message": "no such luck", "code": None}})
                 caller = self.house.chat(script, stream=streamed)

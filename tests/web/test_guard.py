@@ -107,7 +107,11 @@ class KeyTests(SynchronousTestCase):
         """Any other text is refused with a 401 that is not to be repeated, and that shows no key."""
         if other in keys or other.strip() in keys:
             return
-        for refused in (check_key(keys, other, None), check_key(keys, None, f"Bearer {other}"), check_key(keys, None, None)):
+        for refused in (
+            check_key(keys, other, None),
+            check_key(keys, None, f"Bearer {other}"),
+            check_key(keys, None, None),
+        ):
             assert refused is not None
             self.assertEqual((refused.status, refused.should_retry), (401, False))
             self.assertIn(

@@ -4,7 +4,7 @@ import json
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from claudeproxy.routing.settings import Secret
+from claudeproxy.routing.expectations import Secret
 from tests.fakes.house import BACKEND_KEY, House, body, rendered
 from tests.fakes.openai import Cut, Script, Send, Wait, error, llama_text, silent, text
 from tests.fakes.scripts import chunk
@@ -29,7 +29,16 @@ class LineTests(SynchronousTestCase):
     def test_stream(self) -> None:
         """Who, model and backend's model, status, first token, duration, tokens, outcome."""
         self.house = House("llama.cpp", models={"claude-sonnet-4-5": "qwen"})
-        self.house.fake.plays(Script(steps=[Wait(3), *llama_text("a", "b", prompt=40, cached=30).steps[:4], Wait(4), *llama_text("b", prompt=40, cached=30).steps[3:]]))
+        self.house.fake.plays(
+            Script(
+                steps=[
+                    Wait(3),
+                    *llama_text("a", "b", prompt=40, cached=30).steps[:4],
+                    Wait(4),
+                    *llama_text("b", prompt=40, cached=30).steps[3:],
+                ]
+            )
+        )
         self.house.ask("POST", "/v1/messages", body(), {"x-claude-code-session-id": "0123456789abcdef"})
         self.house.pass_time(8)
         event = self.line()
@@ -56,7 +65,16 @@ class LineTests(SynchronousTestCase):
         self.house.fake.plays(text("Hello"))
         self.house.ask("POST", "/v1/messages", body(), {"x-claude-code-session-id": "0123456789abcdef"})
         (line,) = (line for line in self.house.lines if "POST" in line)
-        for part in ("127.0.0.1", "01234567", "/v1/messages", "200", "end_turn", "claude-sonnet-4-5", "fake/qwen", "req_"):
+        for part in (
+            "127.0.0.1",
+            "01234567",
+            "/v1/messages",
+            "200",
+            "end_turn",
+            "claude-sonnet-4-5",
+            "fake/qwen",
+            "req_",
+        ):
             self.assertIn(part, line)
         self.assertNotIn("89abcdef", line)
 
@@ -103,7 +121,9 @@ class LineTests(SynchronousTestCase):
     def test_one_line(self) -> None:
         """Nothing that a client sends makes a second line, or a line without end."""
         self.house = House()
-        self.house.ask("POST", "/v1/messages?x=%0a", body(model="a\nb\x1b[1m" + "c" * 5000), {"x-claude-code-session-id": "a\tb"})
+        self.house.ask(
+            "POST", "/v1/messages?x=%0a", body(model="a\nb\x1b[1m" + "c" * 5000), {"x-claude-code-session-id": "a\tb"}
+        )
         self.house.ask("POST", "/v1/messages/count_tokens", body(model="a\r\nb" * 500))
         self.house.ask("GET", "/%0d%0a" + "x" * 3000)
         for line in self.house.lines:
@@ -117,7 +137,9 @@ class CanaryTests(SynchronousTestCase):
     def test_canaries(self) -> None:
         """Whatever happens to a request, the log knows nothing of its content."""
         house = House(keys=(Secret(CLIENT_KEY),))
-        messages = [{"role": "user", "content": [{"type": "text", "text": PROMPT}, {"type": "hologram", "data": PROMPT}]}]
+        messages = [
+            {"role": "user", "content": [{"type": "text", "text": PROMPT}, {"type": "hologram", "data": PROMPT}]}
+        ]
         asked = body(system=SYSTEM, messages=messages, stop_sequences=["stop-canary"], metadata={"user_id": PROMPT})
         said = {"content": REPLY}
         scripts = [
@@ -137,7 +159,9 @@ class CanaryTests(SynchronousTestCase):
         house.ask("POST", "/v1/messages/count_tokens", asked, {"authorization": f"Bearer {CLIENT_KEY}"})
         house.ask("POST", "/v1/messages", json.dumps(asked).encode()[:-5], {"x-api-key": CLIENT_KEY})
         house.ask("POST", "/v1/messages", {**asked, "max_tokens": PROMPT}, {"x-api-key": CLIENT_KEY})
-        house.ask("POST", "/v1/messages", {**asked, "system": [{"type": "text", "text": [PROMPT]}]}, {"x-api-key": CLIENT_KEY})
+        house.ask(
+            "POST", "/v1/messages", {**asked, "system": [{"type": "text", "text": [PROMPT]}]}, {"x-api-key": CLIENT_KEY}
+        )
         house.ask("POST", "/v1/messages", asked, {"x-api-key": CLIENT_KEY + "x"})
         house.ask("GET", f"/v1/models?limit={PROMPT}", None, {"x-api-key": CLIENT_KEY})
         house.reset(keys=(Secret(CLIENT_KEY), Secret("another")))

@@ -35,8 +35,8 @@ class StreamCase(SynchronousTestCase):
     def assert_idle(self) -> None:
         """Nothing of any request is left over: no timer, no exchange."""
         self.pass_time(30)
-        timers = [call for call in self.house.network.getDelayedCalls() if "claudeproxy" in repr(call.func)]
-        self.assertEqual(timers, [])
+        self.assertEqual(self.house.network.timers("Answer"), [])
+        self.assertEqual(self.house.network.timers("Generation"), [])
         self.assertEqual(len(self.house.proxy._exchanges), 0)
 
 
@@ -95,7 +95,13 @@ class GraceTests(StreamCase):
 
     def test_comments_are_no_events(self) -> None:
         """A backend that only says that it is alive does not commit the proxy: an error may still follow."""
-        script = Script(steps=[Send(b": hello\n\n"), Wait(1), Send(b'event: error\ndata: {"error":{"code":429,"message":"no"}}\n\n')])
+        script = Script(
+            steps=[
+                Send(b": hello\n\n"),
+                Wait(1),
+                Send(b'event: error\ndata: {"error":{"code":429,"message":"no"}}\n\n'),
+            ]
+        )
         caller = self.chat(script)
         self.pass_time(1)
         check_error(caller.json, 429)
@@ -113,7 +119,13 @@ class GraceTests(StreamCase):
         """A backend that is too busy to say what it is delays neither the headers nor the pings."""
         house = House("auto")
         house.fake.others[("GET", "/v1/models")] = lambda body: silent()
-        house.reset(backends=(house.settings.backends[0], house.settings.backends[0].__class__("b", "openai", base_url="http://127.0.0.1:9000/v1")), models={"claude-sonnet-4-5": "b/m"})
+        house.reset(
+            backends=(
+                house.settings.backends[0],
+                house.settings.backends[0].__class__("b", "openai", base_url="http://127.0.0.1:9000/v1"),
+            ),
+            models={"claude-sonnet-4-5": "b/m"},
+        )
         house.network.pump()
         house.fake.plays(text("Hello"))
         caller = house.ask("POST", "/v1/messages", body())
@@ -138,7 +150,17 @@ class PingTests(StreamCase):
 
     def test_between_tokens(self) -> None:
         """The silence counts from the last event."""
-        script = Script(steps=[chunk({"content": "a"}), Wait(9), chunk({"content": "b"}), Wait(9), chunk({"content": "c"}), Wait(11), *text("d").steps])
+        script = Script(
+            steps=[
+                chunk({"content": "a"}),
+                Wait(9),
+                chunk({"content": "b"}),
+                Wait(9),
+                chunk({"content": "c"}),
+                Wait(11),
+                *text("d").steps,
+            ]
+        )
         caller = self.chat(script)
         self.pass_time(28.5)
         self.assertEqual(check_stream(caller.body, whole=False).pings, 1)
@@ -242,7 +264,9 @@ class EndTests(StreamCase):
 
     def test_usage_after_finish(self) -> None:
         """Counts that come after the finish reason are still in the answer."""
-        caller = self.chat(Script(steps=[chunk({"content": "a"}), chunk(finish="stop"), Wait(1), *text("x").steps[-2:]]))
+        caller = self.chat(
+            Script(steps=[chunk({"content": "a"}), chunk(finish="stop"), Wait(1), *text("x").steps[-2:]])
+        )
         self.pass_time(2)
         found = check_stream(caller.body).message
         assert found is not None
@@ -461,7 +485,9 @@ class VanishingTests(StreamCase):
         self.house.fake.others[("GET", "/v1/models")] = lambda body: Script(
             headers={"content-type": "application/json"}, steps=[Wait(5), Send(b"{}")]
         )
-        self.house.reset(backends=(self.house.settings.backends[0].__class__("b", "openai", base_url="http://127.0.0.1:9000/v1"),))
+        self.house.reset(
+            backends=(self.house.settings.backends[0].__class__("b", "openai", base_url="http://127.0.0.1:9000/v1"),)
+        )
         caller = self.house.ask("POST", "/v1/messages", body())
         caller.vanish()
         self.pass_time(10)
@@ -523,7 +549,9 @@ class ConnectionTests(StreamCase):
 
     def test_endless_error(self) -> None:
         """An error that never ends is cut, and what it said is answered in bounds."""
-        script = Script(status=500, headers={"content-type": "text/plain"}, steps=[*[Send(b"no " * 10_000)] * 50, Hang()])
+        script = Script(
+            status=500, headers={"content-type": "text/plain"}, steps=[*[Send(b"no " * 10_000)] * 50, Hang()]
+        )
         caller = self.chat(script)
         message = check_error(caller.json, caller.status).message
         self.assertLess(len(message), 3000)

@@ -49,7 +49,10 @@ class LineTests(SynchronousTestCase):
         """A line that ends in CR is not kept waiting for the byte after it."""
         self.assertEqual(LineSplitter().receive(b"a\r"), [b"a"])
 
-    @given(st.lists(st.sampled_from([b"\r", b"\n", b"a", b"\xe2", b"\x85", b"\xe2\x80\xa8", b"bc"])).map(b"".join), st.data())
+    @given(
+        st.lists(st.sampled_from([b"\r", b"\n", b"a", b"\xe2", b"\x85", b"\xe2\x80\xa8", b"bc"])).map(b"".join),
+        st.data(),
+    )
     def test_any_split(self, data: bytes, draw: st.DataObject) -> None:
         """Any bytes in any split give the lines of the whole, as an independent splitter finds them."""
         self.assertEqual(read(draw.draw(strategies.splits(data))), independent(data))

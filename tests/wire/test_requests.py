@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -75,6 +75,7 @@ class TextTests(SynchronousTestCase):
         self.assertEqual(request(max_tokens=0).max_tokens, 0)
 
     @given(strategies.text_requests())
+    @settings(max_examples=50, deadline=None)
     def test_valid_requests(self, value: dict[str, Any]) -> None:
         """Every valid request is accepted, whatever it says, and only the field that nobody knows is reported."""
         found = parse_messages(json.dumps(value).encode())
@@ -126,10 +127,16 @@ class StrictTests(SynchronousTestCase):
         """The refusal names the field, however deep it lies."""
         for fields, words in (
             ({"messages": [USER, {"content": "x"}]}, "messages.1.role: Field required"),
-            ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content: Input should be a valid string or array"),
+            (
+                {"messages": [{"role": "user", "content": 5}]},
+                "messages.0.content: Input should be a valid string or array",
+            ),
             ({"messages": "Hi"}, "messages: Input should be a valid array"),
             ({"messages": [5]}, "messages.0: Input should be a valid object"),
-            ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content.0.text: Field required"),
+            (
+                {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+                "messages.0.content.0.text: Field required",
+            ),
             (
                 {"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]},
                 "messages.0.content.0.text: Input should be a valid string",
@@ -157,6 +164,7 @@ class StrictTests(SynchronousTestCase):
 
     def test_tags(self) -> None:
         """A block or a source without its type, or with one that is no word, is refused by name."""
+        tag: Any
         for tag in ({}, {"type": None}, {"type": 5}, {"type": []}, {"type": {}}):
             block = refusal(body(messages=[{"role": "user", "content": [tag]}]))
             self.assertTrue(block.startswith("messages.0.content.0.type: "), block)
@@ -243,7 +251,12 @@ class TolerantTests(SynchronousTestCase):
                 {
                     "role": "assistant",
                     "content": [
-                        {"type": "tool_use", "id": "functions.Bash:0 weird/id", "name": "Bash", "input": {"b": 1, "a": 2.50}},
+                        {
+                            "type": "tool_use",
+                            "id": "functions.Bash:0 weird/id",
+                            "name": "Bash",
+                            "input": {"b": 1, "a": 2.50},
+                        },
                         {"type": "tool_use", "id": "2", "name": "Bash", "input": "raw"},
                     ],
                 },

@@ -52,7 +52,9 @@ class EventReaderTests(SynchronousTestCase):
         """The same in any split."""
         self.assertEqual(read(data.draw(strategies.splits(STREAM))), EVENTS)
 
-    @given(st.lists(strategies.clean_texts(1).map(lambda text: "x".join(text.splitlines()) or "x"), max_size=5), st.data())
+    @given(
+        st.lists(strategies.clean_texts(1).map(lambda text: "x".join(text.splitlines()) or "x"), max_size=5), st.data()
+    )
     def test_round(self, texts: list[str], data: st.DataObject) -> None:
         """What was written as data lines is read as the same bytes, whatever the line end and the split."""
         end = data.draw(st.sampled_from(["\n", "\r\n", "\r"]))
