@@ -125,7 +125,8 @@ class ChatBackend:
         dialect = await self._spoken_dialect()
         # What a backend reads does not depend on how long its answer may be.
         asked = evolve(request, max_tokens=None, stop_sequences=())
-        chat = await self._translated(asked, self._manner.only_model or model, dialect, "")
+        model = self._manner.only_model or model
+        chat = await self._translated(asked, model, dialect, "")
         if dialect.counting == "llama.cpp":
             try:
                 target = await self._locate()
@@ -133,8 +134,8 @@ class ChatBackend:
             except Refusal:
                 exact = None  # a count is never worth an error: the estimate below serves
             if exact is not None:
-                return Count(exact, "exact")
-        return Count(prompt_tokens(chat.body, len(encode(chat.body))), "estimate")
+                return Count(exact, "exact", model)
+        return Count(prompt_tokens(chat.body, len(encode(chat.body))), "estimate", model)
 
     async def models(self) -> Sequence[str]:
         recognised = await self._recognition.get()

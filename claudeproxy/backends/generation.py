@@ -198,9 +198,8 @@ class Generation(Protocol):
                 return
             problem = await self._refused(response)
         except CancelledError:
-            if not self._over:
-                raise
-            return
+            # Not by us, or it would be over: whoever runs the backend has given it up.
+            problem = overloaded(f"Backend {self._backend} was stopped.")
         except Refusal as refusal:
             problem = refusal.problem
         except Exception:

@@ -30,10 +30,11 @@ class Prepared:
 
 @frozen
 class Count:
-    """A number of tokens; ``source`` says how it was found: exact or estimate."""
+    """A number of tokens; ``source`` says how it was found: exact or estimate. ``model`` is the backend's own name."""
 
     tokens: int
     source: str
+    model: str
 
 
 class Backend(Protocol):

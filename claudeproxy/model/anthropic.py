@@ -215,5 +215,7 @@ class MessagesRequest:
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     metadata: dict[str, Any] | None = None
+    context_management: dict[str, Any] | None = None
+    service_tier: str | None = None
     #: Fields that no backend we translate to can serve, if they were given (PROTOCOL 4.2, the R rows).
     unservable: tuple[str, ...] = ()

@@ -257,7 +257,8 @@ class Settings:
         (),
         env="ALLOWED_ORIGINS",
         expects=list_of(text("origins such as https://app.example", _ORIGIN)),
-        doc="Origins of web pages that may use the proxy.",
+        doc="Origins whose requests are let in, such as a desktop app's that sends one. No CORS header is ever sent, "
+        "so that a page in a browser stays outside.",
     )
     body_limit_mb: int = setting(
         32,

@@ -57,6 +57,7 @@ class Proxy(Service):
     _live: Live = field(init=False)
     _api: MessagesAPI = field(init=False)
     _port: IListeningPort | None = field(default=None, init=False)
+    _site: ProxySite | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         verify(self._settings)
@@ -115,16 +116,24 @@ class Proxy(Service):
             if backend not in before:
                 backend.start()
         for retired in self._workshop.retire(live):
-            Deferred.fromCoroutine(self._retire(retired)).addErrback(
-                lambda failure: self._log.failure("closing a backend failed", failure=failure)
-            )
+            Deferred.fromCoroutine(self._retire(retired))
 
     async def _retire(self, backend: Backend) -> None:
         await self._exchanges.finished()  # some of those that run just now may be its
-        await backend.close()
+        await self._close(backend)
+
+    async def _close(self, backend: Backend) -> None:
+        try:
+            await backend.close()
+        except CancelledError:
+            raise
+        except Exception:  # one that cannot be closed must not keep the others open
+            self._log.failure("closing a backend failed")
 
     def _listen(self) -> None:
-        site = ProxySite(self.resource(), lambda: self._settings.body_limit_mb * 1024 * 1024, self._reactor)
+        self._site = site = ProxySite(
+            self.resource(), lambda: self._settings.body_limit_mb * 1024 * 1024, self._reactor
+        )
         listening: Deferred[IListeningPort] = self._endpoint().listen(site)
         outcome: list[Any] = []
         listening.addBoth(outcome.append)  # a TCP endpoint answers at once
@@ -132,8 +141,8 @@ class Proxy(Service):
         if isinstance(getattr(failure, "value", None), CannotListenError):
             settings = self._settings
             raise CannotListen(
-                f"cannot listen on {settings.host} port {settings.port}: {_reason(failure.value)}. "
-                "Stop what listens there, or set another PORT or HOST."
+                # Short: twistd passes on a hundred bytes of it to the terminal that it came from.
+                f"cannot listen on {settings.host}:{settings.port}: {_reason(failure.value)}; set PORT or HOST"
             )
         if hasattr(failure, "raiseException"):
             failure.raiseException()
@@ -170,19 +179,21 @@ class Proxy(Service):
         if self._port is not None:
             port, self._port = self._port, None
             await maybeDeferred(port.stopListening)
-        await self._wait_for_answers(self._settings.drain_ms / 1000)
+        await self._wait_for(self._exchanges.finished(), self._settings.drain_ms / 1000)
         if len(self._exchanges):
             self._log.warn("{count} answers are cut off, because the daemon stops", count=len(self._exchanges))
             self._exchanges.stop_all()
-            await self._wait_for_answers(FAREWELL)
+            await self._wait_for(self._exchanges.finished(), FAREWELL)
+        if self._site is not None:
+            # An answer is finished before its last bytes are out, and the reactor would not wait for them.
+            await self._wait_for(self._site.close_connections(), FAREWELL)
         for backend in self._workshop.all():
-            await backend.close()
+            await self._close(backend)
         self._exchanges.draining = False
 
-    async def _wait_for_answers(self, seconds: float) -> None:
-        if not len(self._exchanges):
+    async def _wait_for(self, finished: Deferred[None], seconds: float) -> None:
+        if finished.called:
             return
-        finished = self._exchanges.finished()
         limit = self._reactor.callLater(seconds, finished.cancel)
         try:
             await finished

@@ -27,6 +27,9 @@ class Policy:
     refuse_images: bool = False
 
 
+#: Edits of the context that leave all as it is.
+_NO_EDITS = ({"type": "clear_thinking_20251015", "keep": "all"},)
+
 STRICT = Policy()
 
 
@@ -73,6 +76,7 @@ def to_chat(
     dropped = [*offered.dropped, *reader.lost]
     dropped += thinking.ask(body, wanted, model, dialect)
     dropped += ask_for_schema(body, request, dialect)
+    dropped += _context_edits(request)
     dropped += _sampling(body, request, model, dialect)
     _limit(body, request, model, dialect)
     _extras(body, request, dialect, session)
@@ -122,6 +126,13 @@ def _sampling(body: dict[str, Any], request: MessagesRequest, model: str, dialec
     return dropped
 
 
+def _context_edits(request: MessagesRequest) -> list[str]:
+    """Edits of the context are done by no backend here; the one that Claude Code asks for changes nothing."""
+    edits = (request.context_management or {}).get("edits")
+    real = [edit for edit in edits if edit not in _NO_EDITS] if isinstance(edits, list) else []
+    return ["context_management"] if real else []
+
+
 def _extras(body: dict[str, Any], request: MessagesRequest, dialect: Dialect, session: str) -> None:
     if dialect.include_usage:
         body["stream_options"] = {"include_usage": True}
@@ -132,6 +143,8 @@ def _extras(body: dict[str, Any], request: MessagesRequest, dialect: Dialect, se
     if dialect.timings_per_token and request.stop_sequences:
         # A stream that we cut ourselves never gets to its usage: every chunk must tell.
         body["timings_per_token"] = True
+    if dialect.service_tier and request.service_tier == "standard_only":
+        body["service_tier"] = "default"
     if dialect.prompt_cache_key and session:
         # Not the session's own name: it is nobody's business but the client's.
         body["prompt_cache_key"] = _hashed(session)[:32]

@@ -18,7 +18,7 @@ from claudeproxy.translate.reply import Reply
 from claudeproxy.translate.tool_calls import ToolCall, ToolCalls
 from claudeproxy.translate.usage import from_chat, from_progress, from_timings
 from claudeproxy.wire.json import NotJSON, decode
-from claudeproxy.wire.lines import LineTooLong
+from claudeproxy.wire.lines import LONGEST_LINE, LineTooLong
 from claudeproxy.wire.sse import EventReader, ServerSentEvent
 
 #: The fields in which servers send reasoning; of several in one delta the first wins (row 32).
@@ -38,6 +38,7 @@ class ChatStream:
     _calls: ToolCalls = field(factory=ToolCalls, init=False)
     _reader: EventReader = field(factory=EventReader, init=False)
     _body: list[bytes] = field(factory=list, init=False)
+    _size: int = field(default=0, init=False)
     _usage: Usage | None = field(default=None, init=False)
     #: From llama.cpp's progress and timings, for answers that bring no usage.
     _measured: Usage | None = field(default=None, init=False)
@@ -84,6 +85,9 @@ class ChatStream:
             return []  # row 56: data after the end
         if self.whole_json:
             self._body.append(data)
+            self._size += len(data)
+            if self._size > LONGEST_LINE:
+                return self.fail(bad_gateway(f"Backend {self._expected.backend} sent an answer without end."))
             return []
         try:
             events = self._reader.receive(data)
@@ -160,7 +164,6 @@ class ChatStream:
             self._fail(problem_from_error(self._expected.backend, chunk, 200))
             return
         self._count(chunk)
-        self.reply.start(self._known())
         choices = chunk.get("choices")
         if not isinstance(choices, list):
             return
@@ -216,10 +219,13 @@ class ChatStream:
                 self._say(_text(part))
 
     def _think(self, thought: str, name: str, details: Iterable[Any] = ()) -> None:
+        self.reply.start(self._known())
         self._emit_calls(self._calls.complete())
         self._composer.think(thought, name, details)
 
     def _say(self, text: str) -> None:
+        # Not at the first chunk, which may hold no more than a role: until here a failure can have a status.
+        self.reply.start(self._known())
         if self._calls and not text.isspace():
             self._emit_calls(self._calls.complete())  # row 20
         self._composer.say(text)
@@ -228,6 +234,7 @@ class ChatStream:
 
     def _emit_calls(self, calls: Iterable[ToolCall]) -> None:
         for call in calls:
+            self.reply.start(self._known())
             self._composer.call(call)
 
     def _count(self, chunk: Mapping[str, Any]) -> None:
@@ -240,6 +247,7 @@ class ChatStream:
             self._measured = from_timings(chunk["timings"])
         elif isinstance(chunk.get("prompt_progress"), dict):
             self._measured = from_progress(chunk["prompt_progress"])
+            self.reply.start(self._measured)  # the prompt was accepted and counted: no sooner can a message begin
 
     def _known(self) -> Usage:
         """The best counts so far; a prompt is never told to be 0 tokens long (row 45, PROTOCOL 7.7.4)."""
@@ -252,8 +260,8 @@ class ChatStream:
         cut = self._finish == "length"
         if self._composer.hit is None:
             self._emit_calls(self._calls.finish(cut))
-        self._composer.close()
         self.reply.start(self._known())
+        self._composer.close(self._calls.dropped)
         usage = self._known()
         if self._composer.hit is not None:
             self.reply.end("stop_sequence", usage, self._composer.hit)

@@ -139,14 +139,27 @@ class Composer:
         id = kept_or_minted(call.id, self._used, self._unique)
         self.reply.tool_call(id, self._expected.names.restore(name), arguments)
 
-    def close(self) -> None:
-        """Nothing more comes: shows what was held back, signs what is open."""
+    def close(self, cut_calls: Iterable[str] = ()) -> None:
+        """Nothing more comes: shows what was held back, signs what is open.
+
+        ``cut_calls`` are the names of calls that the output limit cut. If there is nothing but them, a sentence tells
+        of the first: without one Claude Code repeats the very same request until it gives up; with one it lets the
+        model work in smaller pieces (measured with 2.1.330).
+        """
         if not self.done and not self._expected.silent:
             rest, self._repeated = self._repeated, ""
             if rest != self._begun:  # it only began like the prefill
                 self._watch(rest)
             self._flush()
+            self._tell_of(cut_calls)
         self._sign()
+
+    def _tell_of(self, cut_calls: Iterable[str]) -> None:
+        for name in cut_calls:
+            called = self._expected.names.restore(name) if name else "a tool"
+            self.remarks.append("a tool call was cut off at the output limit and dropped")
+            if not {"text", "tool_use"}.intersection(self.reply.kinds):
+                self._show(f"[The call of {called} was cut off at the output limit and was not made.]")
 
     def _without_prefill(self, text: str) -> str:
         """Some servers repeat the answer's beginning that the client wrote (row 60)."""

@@ -22,6 +22,8 @@ class Dialect:
     top_k: bool = False
     #: Models, by the beginning of their names, that refuse a request with sampling parameters.
     fixed_sampling: tuple[str, ...] = ()
+    #: Whether ``service_tier`` is known.
+    service_tier: bool = False
     #: One key a session makes the server keep the session's prefix at one place.
     prompt_cache_key: bool = False
     #: Whether the server wants to tell a key's users apart: it gets a hash of what the client calls its user.
@@ -96,6 +98,7 @@ DIALECTS: dict[str, Dialect] = {
             "openai",
             max_tokens_field="max_completion_tokens",
             fixed_sampling=("gpt-5", "o1", "o3", "o4"),
+            service_tier=True,
             prompt_cache_key=True,
             safety_identifier=True,
             prefill="refuse",

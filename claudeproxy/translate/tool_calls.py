@@ -32,8 +32,10 @@ class _Open:
 
 @define
 class ToolCalls:
-    """Collects pieces; gives whole calls, in the order in which they began."""
+    """Collects pieces; gives whole calls, in the order of their indices, or without these as they began."""
 
+    #: The names of the calls that were cut.
+    dropped: list[str] = field(factory=list, init=False)
     _open: list[_Open] = field(factory=list, init=False)
 
     def __bool__(self) -> bool:
@@ -59,10 +61,13 @@ class ToolCalls:
 
     def finish(self, cut: bool) -> Iterator[ToolCall]:
         """Takes out all that is left. If the answer was ``cut`` at its limit, a call that is not whole was cut too,
-        and is dropped (row 15)."""
+        and is dropped (row 15); its name stays in `dropped`."""
         calls, self._open = self._open, []
+        if all(call.index is not None for call in calls):
+            calls.sort(key=lambda call: call.index or 0)  # row 18; those of one index stay in their order
         for call in calls:
             if cut and not _is_object(call.arguments):
+                self.dropped.append(call.name)
                 continue
             yield ToolCall(call.id, call.name, mended(call.arguments, closing=not cut))
 

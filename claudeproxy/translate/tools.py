@@ -57,8 +57,10 @@ def offer(request: MessagesRequest, dialect: Dialect, drop_server_tools: bool) -
 
 
 def _shown(request: MessagesRequest, drop_server_tools: bool, dropped: list[str]) -> Iterator[Tool]:
-    """The tools that a model may see, in their order."""
-    referenced = set(_referenced(request))
+    """The tools that a model may see: in their order, and those that were loaded on the way after all others, as they
+    came. Claude Code sends such a one in alphabetical place, where it would break the prompt's prefix."""
+    referenced = list(dict.fromkeys(_referenced(request)))
+    loaded: list[Tool] = []
     searching = any((tool.type or "").startswith(_SEARCHES) for tool in request.tools)
     for tool in request.tools:
         kind = tool.type or "custom"
@@ -72,8 +74,11 @@ def _shown(request: MessagesRequest, drop_server_tools: bool, dropped: list[str]
             dropped.append(f"tools.{kind}")
         elif tool.name == _PLACEHOLDER:
             continue
-        elif not tool.defer_loading or searching or tool.name in referenced:
+        elif not tool.defer_loading:
             yield tool
+        elif searching or tool.name in referenced:
+            loaded.append(tool)
+    yield from sorted(loaded, key=lambda tool: referenced.index(tool.name) if tool.name in referenced else -1)
 
 
 def _referenced(request: MessagesRequest) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from attrs import define
+from attrs import define, field
 from klein import Klein
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
@@ -23,6 +23,9 @@ from claudeproxy.web.live import Live
 from claudeproxy.web.models import model_json, page
 from claudeproxy.wire.requests import parse_count, parse_messages
 
+#: So many different losses are told once each; more can only be made up by a client.
+_MOST_TOLD = 1000
+
 
 @define(eq=False)
 class MessagesAPI:
@@ -35,6 +38,8 @@ class MessagesAPI:
     _clock: IReactorTime
     _log: Logger
     _new_id: Callable[[], str]
+    #: What was warned of already: backend and losses.
+    _told: set[tuple[str, str]] = field(factory=set, init=False)
 
     def resource(self) -> IResource:
         """The API behind its gate, to be put into any Site."""
@@ -48,6 +53,7 @@ class MessagesAPI:
         asked = parsed.request
         route, backend = live.route(asked.model)
         exchange.model, exchange.backend = printable(asked.model), backend.name
+        exchange.backend_model = printable(route.model)
         prepared = await backend.prepare(asked, route.model, exchange.session)
         exchange.backend_model = printable(prepared.model)
         self._tell_dropped(request, exchange, prepared.dropped + parsed.unknown)
@@ -64,6 +70,7 @@ class MessagesAPI:
         exchange.model, exchange.backend = printable(parsed.request.model), backend.name
         exchange.backend_model = printable(route.model)
         count = await backend.count(parsed.request, route.model)
+        exchange.backend_model = printable(count.model)
         request.setHeader("x-claudeproxy-count-source", count.source)
         return answer_json(request, {"input_tokens": count.tokens})
 
@@ -136,7 +143,11 @@ class MessagesAPI:
             exchange.dropped = dropped
             names = ", ".join(dict.fromkeys(printable(name, spaces=True) for name in dropped))
             request.setHeader("x-claudeproxy-dropped", names.encode("ascii", "replace").decode()[:1000])
-            self._log.warn(
+            # An agent's every turn has the same losses: one warning is enough.
+            warned = (exchange.backend, names) in self._told
+            if not warned and len(self._told) < _MOST_TOLD:
+                self._told.add((exchange.backend, names))
+            (self._log.debug if warned else self._log.warn)(
                 "{request_id} not sent to {backend}: {names}",
                 request_id=exchange.id,
                 backend=exchange.backend,

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
@@ -35,15 +37,56 @@ class BoundedRequest(Request):
             self.content.write(data)
 
 
+class KnownChannel(HTTPChannel):
+    """A client's connection, which its site knows of for as long as it is open."""
+
+    site: "ProxySite"
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.site.opened(self)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted always gives a reason
+        super().connectionLost(reason)
+        self.site.closed(self)
+
+
 class ProxySite(Site):
     """Serves ``resource`` to HTTP/1.1 clients; ``longest_body`` gives the limit in force, in bytes."""
 
     noisy = False
+    protocol = KnownChannel  # type: ignore[assignment]  # without HTTP/2, which no client of ours speaks
 
     def __init__(self, resource: IResource, longest_body: Callable[[], int], reactor: Any) -> None:
         super().__init__(resource, reactor=reactor)
         self._longest_body = longest_body
+        self._connections: set[KnownChannel] = set()
+        self._farewell: Deferred[None] | None = None
         self.requestFactory = self._request  # type: ignore[assignment]  # anything that makes a request will do
+
+    def opened(self, connection: KnownChannel) -> None:
+        """A client came."""
+        self._connections.add(connection)
+
+    def closed(self, connection: KnownChannel) -> None:
+        """A client left, or was left."""
+        self._connections.discard(connection)
+        self._say_farewell()
+
+    def close_connections(self) -> Deferred[None]:
+        """Closes each connection as soon as its last bytes are out; fires when all are closed."""
+        farewell: Deferred[None] = Deferred()
+        self._farewell = farewell
+        for connection in list(self._connections):
+            connection.loseConnection()
+        self._say_farewell()
+        return farewell
+
+    def _say_farewell(self) -> None:
+        if self._farewell is not None and not self._connections:
+            farewell, self._farewell = self._farewell, None
+            if not farewell.called:
+                farewell.callback(None)
 
     def log(self, request: Any) -> None:
         """Says nothing: `web.exchange` logs every request, also those whose client went away (STYLE P19)."""

@@ -65,8 +65,8 @@ _SOURCES: dict[str, type] = {
 #: Fields without a meaning for any translated backend, dropped in silence (PROTOCOL 4.2, the I cells).
 _MEANINGLESS: dict[type, frozenset[str]] = {
     MessagesRequest: frozenset(
-        "betas billing_policy cache_control context_management diagnostics fallback_credit_token fallbacks"
-        " inference_geo safeguards service_tier speed user_profile_id".split()
+        "betas billing_policy cache_control diagnostics fallback_credit_token fallbacks"
+        " inference_geo safeguards speed user_profile_id".split()
     ),
     Message: frozenset({"clear_at", "id", "type", "model", "stop_reason", "stop_sequence", "usage"}),
     OutputConfig: frozenset({"task_budget"}),
