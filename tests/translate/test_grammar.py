@@ -1,6 +1,7 @@
 """The event machine against a second model of PROTOCOL 2.1, a regular expression that knows nothing of its states."""
 
 import re
+from itertools import product
 from typing import Any
 
 from hypothesis import given
@@ -86,12 +87,21 @@ def admitted(events: list[Event]) -> int:
 class GrammarTests(SynchronousTestCase):
     """`EventMachine`."""
 
+    def test_every_beginning(self) -> None:
+        """From every state all sequences of three events: exactly the legal ones are admitted."""
+        for start in ("", "S", "ST", "SH", "SHs", "SU", "SO", "STc", "SD", "SDE"):
+            for rest in product("STHUOthsjcDEPF", repeat=3):
+                self.check_beginning(start + "".join(rest))
+
     @given(st.text("SSTTHUOtthsjccDEPF", max_size=25))
     def test_any_order(self, letters: str) -> None:
         """Of any sequence of events exactly the legal beginning is admitted."""
+        self.check_beginning(letters)
+
+    def check_beginning(self, letters: str) -> None:
         events = [event(letter, letters[:place].count("c")) for place, letter in enumerate(letters)]
         expected = next((n for n in range(len(letters)) if not legal(letters[: n + 1])), len(letters))
-        self.assertEqual(admitted(events), expected)
+        self.assertEqual(admitted(events), expected, letters)
 
     @given(st.from_regex(STREAM, fullmatch=True))
     def test_legal(self, letters: str) -> None:

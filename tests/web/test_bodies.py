@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tracemalloc
 import zlib
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -74,14 +75,18 @@ class BodyTests(SynchronousTestCase):
         (request,) = (end.protocol for end in self.house.network.ends if end is caller.transport.peer)
         for _ in range(16):
             caller.send(b" " * MB)
-        content = request._channel.requests[0].content
+        content = request.requests[0].content
         self.assertLessEqual(len(content.getvalue()), MB)
 
     def test_bomb(self) -> None:
         """A small body that unpacks to a huge one is refused before it is unpacked."""
         bomb = gzip.compress(b" " * 50 * MB)
         self.assertLess(len(bomb), 100_000)
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
         self.assert_refused(self.post(bomb, "gzip"), 413)
+        _, most = tracemalloc.get_traced_memory()
+        self.assertLess(most, 10 * MB)
 
     def test_connection_goes_on(self) -> None:
         """After a refusal the same connection serves the next request."""

@@ -88,10 +88,17 @@ class GraceTests(StreamCase):
         self.pass_time(59)
         self.assertFalse(caller.answered)
 
-    def test_first_event(self) -> None:
-        """The backend's first event ends the wait at once, also if it says nothing yet."""
-        caller = self.chat(Script(steps=[chunk({"role": "assistant", "content": ""}), Hang()]))
-        self.assertEqual(check_stream(caller.body, whole=False).events[0]["type"], "message_start")
+    def test_first_word(self) -> None:
+        """The model's first word ends the wait at once."""
+        caller = self.chat(Script(steps=[chunk({"content": "a"}), Hang()]))
+        self.assertEqual(check_stream(caller.body, whole=False).text, "a")
+
+    def test_nothing_said_yet(self) -> None:
+        """What a backend sends before it says anything commits nobody: an error may still follow."""
+        first = chunk({"role": "assistant", "content": ""})
+        caller = self.chat(Script(steps=[first, Wait(1), Send(b'data: {"error":{"code":429,"message":"no"}}\n\n')]))
+        self.pass_time(1)
+        check_error(caller.json, 429)
 
     def test_comments_are_no_events(self) -> None:
         """A backend that only says that it is alive does not commit the proxy: an error may still follow."""

@@ -235,7 +235,7 @@ class TolerantTests(SynchronousTestCase):
             **mark,
         )
         self.assertEqual(found.unknown, ())
-        self.assertEqual(found.request, request())
+        self.assertEqual(found.request, request(service_tier="auto", context_management={"edits": []}))
 
     def test_unknown_blocks(self) -> None:
         """A block of a type that nobody knows is kept whole."""

@@ -1,0 +1,77 @@
+"""One result for many who wait."""
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from claudeproxy.backends.shared import Shared
+
+
+class SharedTests(SynchronousTestCase):
+    """`Shared`."""
+
+    def setUp(self) -> None:
+        self.runs: list[Deferred[str | None]] = []
+        self.shared: Shared[str] = Shared(self.find)
+
+    async def find(self) -> str | None:
+        run: Deferred[str | None] = Deferred()
+        self.runs.append(run)
+        return await run
+
+    def ask(self) -> Deferred[str | None]:
+        return Deferred.fromCoroutine(self.shared.get())
+
+    def test_once(self) -> None:
+        """Whoever asks while it is being found out gets the same; who asks later is answered at once."""
+        asked = [self.ask(), self.ask()]
+        self.runs[0].callback("x")
+        self.assertEqual([self.successResultOf(each) for each in [*asked, self.ask()]], ["x"] * 3)
+        self.assertEqual(len(self.runs), 1)
+
+    def test_not_now(self) -> None:
+        """None is an answer for those who wait; the next to ask finds out anew."""
+        asked = self.ask()
+        self.runs[0].callback(None)
+        self.assertIsNone(self.successResultOf(asked))
+        again = self.ask()
+        self.runs[1].callback("x")
+        self.assertEqual(self.successResultOf(again), "x")
+
+    def test_failed(self) -> None:
+        """A failure reaches all who wait, and is not remembered."""
+        asked = [self.ask(), self.ask()]
+        self.runs[0].errback(ZeroDivisionError())
+        for each in asked:
+            self.failureResultOf(each, ZeroDivisionError)
+        again = self.ask()
+        self.runs[1].callback("x")
+        self.assertEqual(self.successResultOf(again), "x")
+
+    def test_cancelled(self) -> None:
+        """Who goes away leaves the others in peace, also if nobody is left."""
+        first, second = self.ask(), self.ask()
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        self.assertNoResult(second)
+        second.cancel()
+        self.failureResultOf(second, CancelledError)
+        self.runs[0].callback("x")
+        self.assertEqual(self.successResultOf(self.ask()), "x")
+        self.assertEqual(len(self.runs), 1)
+
+    def test_forgotten(self) -> None:
+        """What was forgotten is found out again."""
+        self.ask()
+        self.runs[0].callback("x")
+        self.shared.forget()
+        again = self.ask()
+        self.runs[1].callback("y")
+        self.assertEqual(self.successResultOf(again), "y")
+
+    def test_at_once(self) -> None:
+        """A result that needs no waiting is there at once."""
+
+        async def known() -> str:
+            return "x"
+
+        self.assertEqual(self.successResultOf(Deferred.fromCoroutine(Shared(known).get())), "x")

@@ -1,0 +1,223 @@
+"""A Chat Completions stream, however senseless and however cut, is one legal answer (PROTOCOL 5)."""
+
+import json
+from collections.abc import Iterable
+from itertools import count
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from claudeproxy.model.events import Event, Failed, MessageDelta
+from claudeproxy.model.problems import bad_gateway
+from claudeproxy.translate.chat_request import to_chat
+from claudeproxy.translate.chat_stream import ChatStream
+from claudeproxy.translate.composer import Expected
+from claudeproxy.translate.dialects import DIALECTS
+from claudeproxy.translate.reply import Reply
+from claudeproxy.wire.events import stream_bytes
+from claudeproxy.wire.requests import parse_messages
+from tests import strategies
+from tests.fakes.scripts import json_bytes, llama_text, step_bytes, text, usage_chunk
+from tests.stream_checker import Checked, check_stream
+
+TOOLS = [{"name": name, "input_schema": {"type": "object"}} for name in ("Bash", "Read", "get_weather")]
+
+
+def machine(stops: tuple[str, ...] = (), tools: bool = True, **expected: Any) -> ChatStream:
+    asked = {
+        "model": "m",
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": "Hi"}],
+        "tools": TOOLS if tools else [],
+    }
+    chat = to_chat(parse_messages(json.dumps(asked).encode()).request, "m", DIALECTS["generic"])
+    numbers = count(1)
+    told = Expected("box", 10, stop_sequences=stops, names=chat.names, **expected)
+    return ChatStream(Reply("msg_1", "m"), told, lambda: f"u{next(numbers)}")
+
+
+def fed(stream: ChatStream, pieces: Iterable[bytes], end: bool = True) -> list[Event]:
+    events = [event for piece in pieces for event in stream.receive(piece)]
+    return events + (stream.close() if end else [])
+
+
+def answer(events: list[Event]) -> Checked:
+    """What the judge makes of it; a failure before anything else is a status, and no stream."""
+    return check_stream(stream_bytes(events, "req_1"), raw_tools=True)
+
+
+def sse(chunks: Iterable[Any], done: bool = True) -> bytes:
+    frames = [b"data: " + json_bytes(chunk) + b"\n\n" for chunk in chunks]
+    return b"".join([*frames, b"data: [DONE]\n\n" if done else b""])
+
+
+def whole_characters(text: str) -> str:
+    """Without NUL and what stands for halves of characters; halves side by side are a character."""
+    joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return joined.replace("\0", "").replace("\ufffd", "")
+
+
+class AnyStreamTests(SynchronousTestCase):
+    """Properties."""
+
+    @given(strategies.chat_streams(), st.booleans(), st.data())
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    def test_legal(self, chunks: list[Any], done: bool, data: st.DataObject) -> None:
+        """Whatever a server streams, what leaves is legal and comes to an end; nothing raises."""
+        body = sse(chunks, done)
+        stops = data.draw(st.sampled_from([(), ("a", "}"), ("</think>",)]))
+        stream = machine(stops, tools=data.draw(st.booleans()), think_tags=data.draw(st.booleans()))
+        found = answer(fed(stream, data.draw(strategies.splits(body))))
+        self.assertTrue(found.finished or found.error)
+        self.assertTrue(stream.over)
+
+    @given(strategies.chat_streams(), st.data())
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    def test_split(self, chunks: list[Any], data: st.DataObject) -> None:
+        """Where two reads meet makes no difference."""
+        body = sse(chunks, data.draw(st.booleans()))
+        whole, cut = fed(machine(), [body]), fed(machine(), data.draw(strategies.splits(body)))
+        self.assertEqual(whole, cut)
+
+    @given(strategies.sensible_streams(), st.data())
+    @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    def test_sensible(self, made: Any, data: st.DataObject) -> None:
+        """A well-behaved answer arrives unchanged: its thoughts, its text, its calls with their ids and arguments."""
+        chunks, blocks, reason = made
+        found = answer(fed(machine(), data.draw(strategies.splits(sse(chunks)))))
+        content = [{name: value for name, value in block.items() if name != "signature"} for block in found.content]
+        self.assertEqual(json.dumps(content), json.dumps(blocks))
+        assert found.message is not None
+        self.assertEqual(found.message["stop_reason"], reason)
+
+    @given(strategies.sensible_streams(), st.data())
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    def test_cut_anywhere(self, made: Any, data: st.DataObject) -> None:
+        """A stream that ends before its finish reason never looks whole, and what was said before is not lost."""
+        chunks, _, _ = made
+        body = sse(chunks[:-1], done=False)
+        found = answer(fed(machine(), [body[: data.draw(st.integers(0, len(body)))]]))
+        self.assertIsNotNone(found.error)
+        self.assertFalse(found.finished)
+
+    @given(st.binary(max_size=200), st.data())
+    def test_garbage(self, garbage: bytes, data: st.DataObject) -> None:
+        """Bytes that are no event stream at all are a failed answer."""
+        stream = machine()
+        stream.whole_json = data.draw(st.booleans())
+        found = answer(fed(stream, data.draw(strategies.splits(garbage))))
+        self.assertIsNotNone(found.error)
+
+    @given(strategies.json_values(), st.booleans())
+    def test_any_json(self, value: Any, whole: bool) -> None:
+        """Nor does any JSON raise, as a chunk or as the whole answer."""
+        stream = machine()
+        stream.whole_json = whole
+        body = json.dumps(value).encode()
+        answer(fed(stream, [body if whole else b"data: " + body + b"\n\n"]))
+
+    @given(st.lists(strategies.nasty_texts(halves=True, min_size=1), min_size=1, max_size=4), st.data())
+    def test_nasty_text(self, texts: list[str], data: st.DataObject) -> None:
+        """Text of any kind leaves as text that every client can read: no NUL, no half a character (row 63)."""
+        body = b"".join(map(step_bytes, text("w", *texts).steps))
+        found = answer(fed(machine(), data.draw(strategies.splits(body))))
+        found.text.encode("utf-8")
+        self.assertNotIn("\0", found.text)
+        self.assertEqual(found.text.replace("\ufffd", ""), "w" + "".join(map(whole_characters, texts)))
+
+
+class ChatStreamTests(SynchronousTestCase):
+    """Examples that are about the machine, not about a row."""
+
+    def test_states(self) -> None:
+        """It tells whether the model has spoken, whether the end was named, and whether it is over."""
+        stream = machine()
+        seen = []
+        for step in text("a").steps:
+            stream.receive(step_bytes(step))
+            seen.append((stream.spoken, stream.settled, stream.over))
+        self.assertEqual(seen[0], (False, False, False))
+        self.assertEqual(seen[1], (True, False, False))
+        self.assertEqual(seen[2][:2], (True, True))
+        self.assertEqual(seen[-1], (True, True, True))
+        self.assertTrue(stream.heard_out)
+        self.assertEqual(stream.receive(b"data: more\n\n") + stream.close(), [])
+
+    def test_begin(self) -> None:
+        """The message can be opened before the backend said anything; it is opened once, with the best count known."""
+        stream = machine()
+        events = stream.begin() + stream.begin()
+        events += fed(stream, [text("a").body_bytes()])
+        found = answer(events)
+        assert found.message is not None
+        self.assertEqual(found.events[0]["message"]["usage"]["input_tokens"], 10)
+        self.assertEqual(found.message["usage"]["input_tokens"], 12)
+
+    def test_progress(self) -> None:
+        """llama.cpp's progress gives exact counts, long before the first token."""
+        stream = machine()
+        events = stream.receive(step_bytes(llama_text("a", prompt=40, cached=30).steps[0])) + stream.begin()
+        found = check_stream(stream_bytes(events), whole=False)
+        usage = found.events[0]["message"]["usage"]
+        self.assertEqual((usage["input_tokens"], usage["cache_read_input_tokens"]), (10, 30))
+        self.assertFalse(stream.spoken)
+
+    def test_usage_never(self) -> None:
+        """A backend that counts nothing gets estimates, never 0 (row 45)."""
+        body = b"".join(step_bytes(step) for step in text("a", "b").steps if step != usage_chunk())
+        found = answer(fed(machine(), [body])).message
+        assert found is not None
+        self.assertEqual((found["usage"]["input_tokens"], found["usage"]["output_tokens"]), (10, 2))
+
+    def test_stop_sequence(self) -> None:
+        """A hit ends the answer at once, in every split, and nothing of the sequence is shown."""
+        body = text("Hello ST", "OP more", " and more").body_bytes()
+        for place in range(0, len(body), 7):
+            stream = machine(("STOP",))
+            found = answer(fed(stream, [body[:place], body[place:]]))
+            assert found.message is not None
+            self.assertEqual((found.text, found.message["stop_sequence"]), ("Hello ", "STOP"))
+            self.assertEqual(found.message["stop_reason"], "stop_sequence")
+            self.assertFalse(stream.heard_out)
+
+    def test_held_text(self) -> None:
+        """What was held back for a stop sequence that never came is shown at the end."""
+        self.assertEqual(answer(fed(machine(("STOP",)), [text("Hello ST").body_bytes()])).text, "Hello ST")
+
+    def test_silent(self) -> None:
+        """If no answer was wanted, none is shown, whatever the backend says."""
+        found = answer(fed(machine(silent=True), [text("Hello").body_bytes()]))
+        assert found.message is not None
+        self.assertEqual((found.content, found.message["stop_reason"]), ([], "max_tokens"))
+        self.assertEqual(found.message["usage"]["output_tokens"], 0)
+
+    def test_fail(self) -> None:
+        """A connection that breaks is a failed answer, once."""
+        stream = machine()
+        events = stream.receive(sse([{"choices": [{"index": 0, "delta": {"content": "a"}}]}], done=False))
+        events += stream.fail(bad_gateway("broke")) + stream.fail(bad_gateway("again")) + stream.close()
+        found = answer(events)
+        assert found.error is not None
+        self.assertEqual((found.text, found.error.message), ("a", "broke"))
+
+    def test_before_anything(self) -> None:
+        """A failure before anything was said is the only event, so that it can still be a status."""
+        (event,) = machine().receive(b'event: error\ndata: {"error":{"code":429,"message":"no"}}\n\n')
+        assert isinstance(event, Failed)
+        self.assertEqual(event.problem.status, 429)
+
+    def test_one_ending(self) -> None:
+        """A second [DONE], a second finish reason, text after the end: all is over after the first end."""
+        body = text("a").body_bytes()
+        events = fed(machine(), [body + body])
+        self.assertEqual(len([event for event in events if isinstance(event, MessageDelta)]), 1)
+        self.assertEqual(answer(events).text, "a")
+
+    def test_work(self) -> None:
+        """A megabyte of text in one byte reads is no more work than its bytes (row 71)."""
+        stream = machine()
+        body = b'data: {"choices":[{"delta":{"content":"' + b"x" * 300_000 + b'"},"finish_reason":"stop"}]}\n\n'
+        events = fed(stream, (body[place : place + 10] for place in range(0, len(body), 10)))
+        self.assertEqual(len(answer(events).text), 300_000)
