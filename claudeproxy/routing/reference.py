@@ -1,13 +1,15 @@
-"""The table of all settings, made from their declarations, for the README. Pure."""
+"""The README's tables of settings and of dialects, made from what declares them. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from attrs import NOTHING
+from attrs import NOTHING, asdict
 
 from claudeproxy.routing.settings import BackendSettings, Declaration, declarations
 from claudeproxy.routing.sources import declared
+from claudeproxy.translate.dialects import DIALECTS
+from claudeproxy.wire.json import encode_text
 
 _HEADINGS = ("In the file", "Environment", "Command line", "Type", "Default", "Meaning")
 
@@ -19,8 +21,28 @@ def reference() -> str:
     return "".join(f"{line}\n" for line in _lines(rows))
 
 
-def _lines(rows: Iterator[tuple[str, ...]]) -> Iterator[str]:
-    for row in (_HEADINGS, ("---",) * len(_HEADINGS), *rows):
+def dialects() -> str:
+    """A Markdown table with a row for each dialect: the cells in which it differs from `generic`, which has all."""
+    headings = ("Dialect", "Cells")
+    generic = asdict(DIALECTS["generic"])
+    rows = [("generic", generic)]
+    for name, dialect in DIALECTS.items():
+        if name != "generic":
+            cells = asdict(dialect)
+            rows.append((name, {cell: value for cell, value in cells.items() if value != generic[cell]}))
+    shown = (
+        (_code(name), ", ".join(_cell(*pair) for pair in cells.items() if pair[0] != "name")) for name, cells in rows
+    )
+    return "".join(f"{line}\n" for line in _lines(shown, headings))
+
+
+def _cell(name: str, value: object) -> str:
+    """As it is written in the settings file."""
+    return _code(f"{name} = {encode_text(value)}")
+
+
+def _lines(rows: Iterable[tuple[str, ...]], headings: tuple[str, ...] = _HEADINGS) -> Iterator[str]:
+    for row in (headings, ("---",) * len(headings), *rows):
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
 
 

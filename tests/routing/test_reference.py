@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from claudeproxy.routing.reference import reference
+from claudeproxy.routing.cells import dialect_cells
+from claudeproxy.routing.reference import dialects, reference
 from claudeproxy.routing.sources import Sources, declared, settle
+from claudeproxy.translate.dialects import DIALECTS
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +32,20 @@ class ReferenceTests(SynchronousTestCase):
 
     def test_readme(self) -> None:
         """The README holds exactly this table."""
-        self.assertIn(f"\n\n{reference()}\n", (ROOT / "README.md").read_text(encoding="utf-8"))
+        readme = (ROOT / "README.md").read_text(encoding="utf-8")
+        self.assertIn(f"\n\n{reference()}\n", readme)
+        self.assertIn(f"\n\n{dialects()}\n", readme)
+
+    def test_a_row_for_each_dialect(self) -> None:
+        """Every dialect has a row with the cells in which it differs; what is shown could stand in a settings file."""
+        rows = dialects().splitlines()[2:]
+        self.assertEqual(len(rows), len(DIALECTS))
+        for row in rows:
+            name, *cells = re.findall(r"`([^`]+)`", row)
+            told = tomllib.loads("\n".join(cells))
+            chosen = dialect_cells().read(told)
+            shown = {cell: getattr(DIALECTS[name], cell) for cell, _ in chosen}
+            self.assertEqual(dict(chosen), shown)
 
 
 class EnvironmentExampleTests(SynchronousTestCase):

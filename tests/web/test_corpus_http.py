@@ -62,7 +62,7 @@ def test_streamed(case: Case) -> None:
         case.judge_error(caller.status, caller.json, caller.headers)
 
 
-@pytest.mark.parametrize("case", map(for_whole, CASES), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [for_whole(case) for case in CASES], ids=lambda case: case.name)
 def test_whole(case: Case) -> None:
     """A client that does not stream gets the same message whole, or an error with a status."""
     caller = answered(case, stream=False)
