@@ -9,17 +9,18 @@ from attrs import define, evolve, field
 from twisted.application.service import IService
 from twisted.internet.threads import deferToThread
 
-from claudeproxy.backends.chat import ChatBackend, Manner
+from claudeproxy.backends.chat import ChatSpeech
 from claudeproxy.backends.client import BackendClient, Target
 from claudeproxy.backends.documents import DocumentReader
 from claudeproxy.backends.embedded import EmbeddedModel
 from claudeproxy.backends.gguf import PACKAGED_SAMPLING, check_gguf, find_gguf
 from claudeproxy.backends.interfaces import Backend
+from claudeproxy.backends.translating import Manner, TranslatingBackend
 from claudeproxy.routing.settings import BackendSettings, Settings
 from claudeproxy.routing.table import ModelTable
 from claudeproxy.service.observers import Logs
-from claudeproxy.translate.chat_request import Policy
 from claudeproxy.translate.dialects import DIALECTS, Dialect, dialect_of_host
+from claudeproxy.translate.translation import Policy
 from claudeproxy.web.live import Live
 
 
@@ -108,8 +109,18 @@ class Workshop:
     ) -> Backend:
         client = BackendClient.over_network(settings.name, self._reactor, settings.connect_timeout_ms / 1000)
         log = self._logs.logger("backends")
-        return ChatBackend(
-            settings.name, place, client, locate, manner, self._documents, self._reactor, self._new_id, log, process
+        return TranslatingBackend(
+            settings.name,
+            place,
+            ChatSpeech(),
+            client,
+            locate,
+            manner,
+            self._documents,
+            self._reactor,
+            self._new_id,
+            log,
+            process,
         )
 
 

@@ -3,50 +3,21 @@
 from hashlib import sha256
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import evolve
 
-from claudeproxy.model.anthropic import MessagesRequest, ToolUseBlock
+from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.documents import Papers
 from claudeproxy.model.problems import Refusal, invalid_request
 from claudeproxy.translate import thinking
 from claudeproxy.translate.content import ContentReader
 from claudeproxy.translate.dialects import Dialect
-from claudeproxy.translate.names import Names
 from claudeproxy.translate.structured import ask_for_schema
 from claudeproxy.translate.tools import offer
+from claudeproxy.translate.translation import STRICT, Policy, Translation, used_ids
 from claudeproxy.translate.turns import chat_messages
-
-
-@frozen
-class Policy:
-    """What the settings say of a backend's lossy corners."""
-
-    #: Server tools are dropped rather than refused.
-    drop_server_tools: bool = False
-    #: An image for a blind model is refused rather than replaced by a note.
-    refuse_images: bool = False
-
 
 #: Edits of the context that leave all as it is.
 _NO_EDITS = ({"type": "clear_thinking_20251015", "keep": "all"},)
-
-STRICT = Policy()
-
-
-@frozen
-class ChatRequest:
-    """The JSON to send; the names of what it does not carry though the caller asked for it; and what is needed to
-    understand the answer."""
-
-    body: dict[str, Any]
-    dropped: tuple[str, ...]
-    names: Names
-    #: Ids of calls that the client knows already.
-    used_ids: frozenset[str]
-    one_call: bool
-    wanted: thinking.Asked
-    #: The answer's beginning, if the client wrote it (a prefill).
-    begun: str = ""
 
 
 def to_chat(
@@ -56,7 +27,7 @@ def to_chat(
     policy: Policy = STRICT,
     papers: Papers | None = None,
     session: str = "",
-) -> ChatRequest:
+) -> Translation:
     """The body for ``model``. Raises `Refusal` for what no Chat Completions server can do.
 
     It always asks for a stream: only a stream can be cancelled (CLIENTS.md: a llama.cpp request without one runs to
@@ -80,12 +51,12 @@ def to_chat(
     dropped += _sampling(body, request, model, dialect)
     _limit(body, request, model, dialect)
     _extras(body, request, dialect, session)
-    return ChatRequest(
-        body, tuple(dict.fromkeys(dropped)), offered.names, _used_ids(request), offered.one_call, wanted, begun
+    return Translation(
+        body, tuple(dict.fromkeys(dropped)), offered.names, used_ids(request), offered.one_call, wanted, begun
     )
 
 
-def without_thinking(chat: ChatRequest) -> ChatRequest:
+def without_thinking(chat: Translation) -> Translation:
     """The same for a model that refuses to be asked to think."""
     body = {name: value for name, value in chat.body.items() if name not in thinking.FIELDS}
     return evolve(chat, body=body)
@@ -155,8 +126,3 @@ def _extras(body: dict[str, Any], request: MessagesRequest, dialect: Dialect, se
 
 def _hashed(name: str) -> str:
     return sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _used_ids(request: MessagesRequest) -> frozenset[str]:
-    blocks = (block for message in request.messages for block in message.content)
-    return frozenset(block.id for block in blocks if isinstance(block, ToolUseBlock))

@@ -63,6 +63,8 @@ class Dialect:
         default="none",
         validator=in_(("none", "effort", "template", "openrouter", "deepseek", "kimi", "glm", "lmstudio")),
     )
+    #: A model that cannot think refuses to be asked; it is asked once more without.
+    may_refuse_thinking: bool = False
     #: The field that takes a thinking budget, in tokens.
     budget_field: str = ""
     #: The field in which earlier reasoning goes back; empty for none.
@@ -141,6 +143,7 @@ DIALECTS: dict[str, Dialect] = {
             schemas="grammar",
             schema_output="json_schema",
             thinking="lmstudio",
+            may_refuse_thinking=True,
             reasoning_echo="reasoning_content",
         ),
         Dialect(

@@ -117,7 +117,7 @@ def _glm(wanted: Asked, model: str) -> dict[str, Any]:
 
 
 def _lmstudio(wanted: Asked, model: str) -> dict[str, Any]:
-    """Models that cannot think refuse the field; `backends.chat` then repeats without it."""
+    """Models that cannot think refuse the field; `backends.translating` then repeats without it."""
     return {"reasoning_effort": min(wanted.level, "xhigh", key=_EFFORTS.index) if wanted.on else "none"}
 
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.model.problems import Refusal
-from claudeproxy.translate.chat_request import ChatRequest, to_chat
+from claudeproxy.translate.chat_request import to_chat
 from claudeproxy.translate.dialects import DIALECTS, Dialect, dialect_of_host
 from claudeproxy.translate.estimate import prompt_tokens
+from claudeproxy.translate.translation import Translation
 from claudeproxy.wire.json import encode
 from claudeproxy.wire.requests import parse_messages
 from tests import strategies
@@ -19,7 +20,7 @@ from tests import strategies
 BILLING = "x-anthropic-billing-header: cc_version=2.1; cch=abcde"
 
 
-def chat(dialect: str | Dialect = "generic", model: str = "m", **fields: Any) -> ChatRequest:
+def chat(dialect: str | Dialect = "generic", model: str = "m", **fields: Any) -> Translation:
     asked = {"model": "claude", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}], **fields}
     spoken = DIALECTS[dialect] if isinstance(dialect, str) else dialect
     return to_chat(parse_messages(json.dumps(asked).encode()).request, model, spoken)

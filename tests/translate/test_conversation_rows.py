@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.model.documents import Paper, Papers, Unreadable
-from claudeproxy.translate.chat_request import ChatRequest, to_chat
+from claudeproxy.translate.chat_request import to_chat
 from claudeproxy.translate.dialects import DIALECTS, Dialect
 from claudeproxy.translate.ids import minted
 from claudeproxy.translate.names import shortened
 from claudeproxy.translate.signatures import Reasoning, sign
+from claudeproxy.translate.translation import Translation
 from claudeproxy.wire.json import decode, encode
 from claudeproxy.wire.requests import parse_messages
 from tests.strategies import clean_texts, json_objects
@@ -55,7 +56,7 @@ def result(id: str, content: Any = "done", **fields: Any) -> dict[str, Any]:
 
 def translated(
     turns: Sequence[Turn], dialect: Dialect = FOLD, papers: Papers | None = None, **fields: Any
-) -> ChatRequest:
+) -> Translation:
     asked = {"model": "m", "max_tokens": 9, "messages": list(turns)} | fields
     return to_chat(parse_messages(json.dumps(asked).encode()).request, "m", dialect, papers=papers)
 

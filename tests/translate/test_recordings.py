@@ -10,8 +10,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from claudeproxy.translate.chat_request import ChatRequest, to_chat
+from claudeproxy.translate.chat_request import to_chat
 from claudeproxy.translate.dialects import DIALECTS
+from claudeproxy.translate.translation import Translation
 from claudeproxy.translate.web_search import is_web_search
 from claudeproxy.wire.json import decode, encode
 from claudeproxy.wire.requests import Parsed, parse_count, parse_messages
@@ -37,7 +38,7 @@ def parsed(name: str) -> Parsed:
     return read(encode(recorded["body"]))
 
 
-def chat(name: str, dialect: str) -> ChatRequest:
+def chat(name: str, dialect: str) -> Translation:
     request = parsed(name).request
     return to_chat(request, request.model, DIALECTS[dialect])
 

@@ -7,11 +7,12 @@ from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.model.problems import Refusal
-from claudeproxy.translate.chat_request import STRICT, ChatRequest, Policy, to_chat, without_thinking
+from claudeproxy.translate.chat_request import to_chat, without_thinking
 from claudeproxy.translate.dialects import DIALECTS, Dialect
 from claudeproxy.translate.names import Names, shortened
 from claudeproxy.translate.reply import Reply
 from claudeproxy.translate.schemas import cleaned
+from claudeproxy.translate.translation import STRICT, Policy, Translation
 from claudeproxy.translate.web_search import is_web_search, no_results
 from claudeproxy.wire.events import stream_bytes
 from claudeproxy.wire.json import decode, encode
@@ -29,7 +30,7 @@ def tool(name: str = "Bash", **fields: Any) -> dict[str, Any]:
 
 def chat(
     dialect: str | Dialect = "generic", model: str = "m", *, policy: Policy = STRICT, session: str = "", **fields: Any
-) -> ChatRequest:
+) -> Translation:
     spoken = DIALECTS[dialect] if isinstance(dialect, str) else dialect
     request = parse_messages(json.dumps(BASE | fields).encode()).request
     return to_chat(request, model, spoken, policy, session=session)
