@@ -92,21 +92,7 @@ class TranslatingBackend:
             chat = self._speech.without_thinking(chat)
         body = encode(chat.body)
         estimate = prompt_tokens(chat.body, len(body))
-        expected = Expected(
-            self.name,
-            estimate,
-            await self._window(),
-            request.stop_sequences,
-            silent=request.max_tokens == 0,
-            names=chat.names,
-            used_ids=chat.used_ids,
-            one_call=chat.one_call,
-            hides_thinking=chat.wanted.hidden,
-            think_tags=dialect.think_tags,
-            starts_thinking=dialect.starts_thinking,
-            ends_without_done=dialect.ends_without_done,
-            begun=chat.begun,
-        )
+        expected = Expected.of(self.name, estimate, await self._window(), request, chat, dialect)
         bare = self._speech.without_thinking(chat)
         thoughtless = encode(bare.body) if dialect.may_refuse_thinking and bare != chat else None
         return Prepared(body, model, chat.dropped, estimate, _Context(expected, thoughtless, None))

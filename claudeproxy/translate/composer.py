@@ -5,6 +5,8 @@ from typing import Any
 
 from attrs import define, field, frozen
 
+from claudeproxy.model.anthropic import MessagesRequest
+from claudeproxy.translate.dialects import Dialect
 from claudeproxy.translate.ids import kept_or_minted
 from claudeproxy.translate.names import Names
 from claudeproxy.translate.reply import Reply
@@ -12,6 +14,7 @@ from claudeproxy.translate.signatures import Reasoning, sign
 from claudeproxy.translate.stops import StopWatch
 from claudeproxy.translate.think_tags import ThinkTags
 from claudeproxy.translate.tool_calls import ToolCall
+from claudeproxy.translate.translation import Translation
 
 
 @frozen
@@ -40,6 +43,33 @@ class Expected:
     ends_without_done: bool = False
     #: The answer's beginning that the client wrote, should the backend repeat it (row 60).
     begun: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        backend: str,
+        prompt_tokens: int,
+        window: int,
+        request: MessagesRequest,
+        translation: Translation,
+        dialect: Dialect,
+    ) -> "Expected":
+        """What ``request``, translated so for a server of that dialect, lets us know."""
+        return cls(
+            backend,
+            prompt_tokens,
+            window,
+            request.stop_sequences,
+            silent=request.max_tokens == 0,
+            names=translation.names,
+            used_ids=translation.used_ids,
+            one_call=translation.one_call,
+            hides_thinking=translation.wanted.hidden,
+            think_tags=dialect.think_tags,
+            starts_thinking=dialect.starts_thinking,
+            ends_without_done=dialect.ends_without_done,
+            begun=translation.begun,
+        )
 
 
 @define

@@ -41,20 +41,7 @@ def machine_for(case: Case) -> ChatStream:
     dialect = dialect_of(case)
     chat = to_chat(request, request.model, dialect)
     numbers = count(1)
-    expected = Expected(
-        "fake",
-        10,
-        stop_sequences=request.stop_sequences,
-        silent=request.max_tokens == 0,
-        names=chat.names,
-        used_ids=chat.used_ids,
-        one_call=chat.one_call,
-        hides_thinking=chat.wanted.hidden,
-        think_tags=dialect.think_tags,
-        starts_thinking=dialect.starts_thinking,
-        ends_without_done=dialect.ends_without_done,
-        begun=chat.begun,
-    )
+    expected = Expected.of("fake", 10, 0, request, chat, dialect)
     return ChatStream(Reply("msg_1", request.model), expected, lambda: f"u{next(numbers)}")
 
 
