@@ -49,7 +49,7 @@ def environment(line: str) -> tuple[dict[str, str], list[str]]:
 class CommandTests(SynchronousTestCase):
     def test_quick_start(self) -> None:
         """Starting takes one command: the one that a refusal to start without a model names too."""
-        self.assertEqual(blocks("sh")[0].splitlines(), [f"{INSTALL_LINE} && twistd -n claudeproxy"])
+        self.assertEqual(blocks("sh")[0].splitlines(), [INSTALL_LINE])
         self.assertEqual(PROJECT["tool"]["setuptools"]["py-modules"], ["twisted.plugins.claudeproxy_plugin"])
 
     def test_tests(self) -> None:
@@ -99,7 +99,7 @@ class SettingsTests(SynchronousTestCase):
         self.assertTrue(lines)
         for variables, command in lines:
             self.assertEqual(command, ["twistd", "-n", "claudeproxy"])
-            self.assertEqual(settle(Sources(environ=variables)).settings.backends[0].provider, "openai")
+            self.assertEqual(settle(Sources(environ=variables)).settings.backends[0].provider, variables["PROVIDER"])
 
     def test_file(self) -> None:
         """The settings file is a good one, and routes as its comments say."""

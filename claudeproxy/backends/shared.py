@@ -5,37 +5,56 @@ from typing import Generic, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 T = TypeVar("T")
+
+#: After a search that nobody could wait for and that found nothing, so many seconds pass before the next.
+REST = 30.0
 
 
 @define(eq=False)
 class Shared(Generic[T]):
     """Runs ``find`` at most once at a time, whoever asks; a waiter that is cancelled leaves the others in peace.
 
-    ``find`` gives None for "not now": the waiters get None, and the next to ask starts it again.
+    ``find`` gives None for "not now": the waiters get None, and the next to ask starts it again. With a ``clock``,
+    nobody waits longer than ``patience`` seconds, but gets None; and so does everybody for `REST` seconds after a
+    search that took longer and found nothing.
     """
 
     _find: Callable[[], Awaitable[T | None]]
+    _clock: IReactorTime | None = None
+    _patience: float = 0.0
     _found: T | None = field(default=None, init=False)
     _running: bool = field(default=False, init=False)
+    _began: float = field(default=0.0, init=False)
+    _rests_until: float = field(default=0.0, init=False)
     _waiters: list[Deferred[T | None]] = field(factory=list, init=False)
 
     async def get(self) -> T | None:
         """The result. Raises what ``find`` raised."""
-        if self._found is not None:
+        if self._found is not None or self._now() < self._rests_until:
             return self._found
         waiter: Deferred[T | None] = Deferred(self._forget)
         self._waiters.append(waiter)
         if not self._running:
-            self._running = True
+            self._running, self._began = True, self._now()
             Deferred.fromCoroutine(self._run()).addBoth(self._tell)
-        return await waiter
+        if self._clock is None or waiter.called:
+            return await waiter
+        left = max(0.0, self._began + self._patience - self._now())
+        limit = self._clock.callLater(left, self._give_up, waiter)
+        try:
+            return await waiter
+        finally:
+            if limit.active():
+                limit.cancel()
 
     def forget(self) -> None:
         """The next to ask finds out anew."""
         self._found = None
+        self._rests_until = 0.0
 
     async def _run(self) -> T | None:
         self._found = await self._find()
@@ -43,10 +62,19 @@ class Shared(Generic[T]):
 
     def _tell(self, result: T | Failure | None) -> None:
         self._running = False
+        if self._clock is not None and self._found is None and self._now() - self._began > self._patience:
+            self._rests_until = self._now() + REST
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             waiter.callback(result)  # a Failure becomes an errback
 
+    def _give_up(self, waiter: Deferred[T | None]) -> None:
+        self._forget(waiter)
+        waiter.callback(None)
+
     def _forget(self, waiter: Deferred[T | None]) -> None:
         if waiter in self._waiters:
             self._waiters.remove(waiter)
+
+    def _now(self) -> float:
+        return 0.0 if self._clock is None else self._clock.seconds()

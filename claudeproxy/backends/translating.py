@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from attrs import define, evolve, field, frozen
@@ -16,7 +17,7 @@ from claudeproxy.backends.client import LONGEST_ERROR, BackendClient, Target, re
 from claudeproxy.backends.documents import DocumentReader
 from claudeproxy.backends.generation import Generation
 from claudeproxy.backends.interfaces import Count, Deliver, Prepared
-from claudeproxy.backends.recognition import Recognised
+from claudeproxy.backends.recognition import ModelFacts, Recognised
 from claudeproxy.backends.shared import Shared
 from claudeproxy.backends.speech import Speech
 from claudeproxy.model.anthropic import MessagesRequest
@@ -30,8 +31,15 @@ from claudeproxy.translate.translation import STRICT, Policy, Translation
 from claudeproxy.translate.web_search import is_web_search, no_results
 from claudeproxy.wire.json import encode
 
-#: What servers say of a model that cannot think, if they are asked to make it (LM Studio, Ollama).
-_NO_THINKING = re.compile(rb"does not support (?:thinking|reasoning)", re.IGNORECASE)
+#: What servers say of a model that cannot think, if they are asked to make it (LM Studio, Ollama), and what older
+#: Ollamas say of a model that cannot be told how much.
+_NO_THINKING = re.compile(
+    rb"does not support (?:thinking|reasoning)|think value .{0,40} is not supported|invalid think value", re.IGNORECASE
+)
+
+
+#: A request waits so long, in seconds, for its server to say what it is; then it is taken for one that does not say.
+RECOGNITION_TIME = 1.5
 
 
 @frozen
@@ -76,13 +84,15 @@ class TranslatingBackend:
     _recognition: Shared[Recognised] = field(init=False)
     #: The models that have refused to think.
     _thoughtless: set[str] = field(factory=set, init=False)
+    #: What the server told of its models, one by one.
+    _models: dict[str, Shared[ModelFacts]] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._recognition = Shared(self._recognise)
+        self._recognition = Shared(self._recognise, self._clock, RECOGNITION_TIME)
 
     async def prepare(self, request: MessagesRequest, model: str, session: str) -> Prepared:
-        dialect = await self._spoken_dialect()
         model = self._manner.only_model or model
+        dialect, window = await self._learn(model)
         if is_web_search(request):
             words = await self._translated(evolve(request, tools=(), tool_choice=None), model, dialect, session)
             estimate = prompt_tokens(words.body, len(encode(words.body)))
@@ -92,7 +102,7 @@ class TranslatingBackend:
             chat = self._speech.without_thinking(chat)
         body = encode(chat.body)
         estimate = prompt_tokens(chat.body, len(body))
-        expected = Expected.of(self.name, estimate, await self._window(), request, chat, dialect)
+        expected = Expected.of(self.name, estimate, window, request, chat, dialect)
         bare = self._speech.without_thinking(chat)
         thoughtless = encode(bare.body) if dialect.may_refuse_thinking and bare != chat else None
         return Prepared(body, model, chat.dropped, estimate, _Context(expected, thoughtless, None))
@@ -109,10 +119,10 @@ class TranslatingBackend:
         return generation
 
     async def count(self, request: MessagesRequest, model: str) -> Count:
-        dialect = await self._spoken_dialect()
+        model = self._manner.only_model or model
+        dialect, _ = await self._learn(model)
         # What a backend reads does not depend on how long its answer may be.
         asked = evolve(request, max_tokens=None, stop_sequences=())
-        model = self._manner.only_model or model
         chat = await self._translated(asked, model, dialect, "")
         try:
             target = await self._locate()
@@ -164,17 +174,30 @@ class TranslatingBackend:
             return await self._recognition.get()
         return None
 
-    async def _spoken_dialect(self) -> Dialect:
-        """The dialect, with what the server told of itself, with what the settings say of it: the last word."""
+    async def _learn(self, model: str) -> tuple[Dialect, int]:
+        """How to speak of ``model``, and its window in tokens (0 if nobody knows).
+
+        The dialect is the server's family, with what the server told of itself and of the model, with what the
+        settings say of it: the last word.
+        """
         known = await self._known()
+        facts = await self._facts(known, model)
         dialect = self._manner.dialect or (known.dialect if known is not None else DIALECTS[self._speech.unknown])
         told = known.cells if known is not None else {}
-        cells = {**told, **self._manner.cells}
-        return evolve(dialect, **cells) if cells else dialect
+        cells = {**told, **facts.cells, **self._manner.cells}
+        dialect = evolve(dialect, **cells) if cells else dialect
+        return dialect, dialect.num_ctx or facts.window or (known.window if known is not None else 0)
 
-    async def _window(self) -> int:
-        known = await self._known()
-        return known.window if known is not None else 0
+    async def _facts(self, known: Recognised | None, model: str) -> ModelFacts:
+        """What the server told of ``model``, as far as it tells; asked until it is known."""
+        if known is None or known.ask is None:
+            return ModelFacts()
+        found = await self._models.setdefault(
+            model, Shared(partial(known.ask, model), self._clock, RECOGNITION_TIME)
+        ).get()
+        if found is None:  # a name that nobody knows is not worth the memory
+            self._models.pop(model, None)
+        return found or ModelFacts()
 
     async def _recognise(self) -> Recognised | None:
         try:

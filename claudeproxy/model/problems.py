@@ -80,6 +80,11 @@ def overloaded(message: str, retry_after: int | None = None) -> Problem:
     return Problem(529, "overloaded_error", message, "backend_unavailable", retry_after)
 
 
+def stopping() -> Problem:
+    """The daemon ends, and another may take its place."""
+    return evolve(overloaded("claudeproxy is being stopped; please try again.", retry_after=2), outcome="stopped")
+
+
 def prompt_too_long(prompt: int | None = None, window: int | None = None) -> Problem:
     """The words that make Claude Code compact the conversation (PROTOCOL 3.3).
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator
 
 from claudeproxy.routing.settings import BUILT_PROVIDERS, BackendSettings, Settings, declarations
 from claudeproxy.routing.table import target_of
+
+#: Where Ollama keeps its two APIs, below the address that is asked for.
+_PATHS = re.compile(r"/(?:v1|api)(?:/.*)?$")
 
 Conflict = tuple[tuple[str, ...], str]
 """The settings that do not fit together, the one at fault first, and why."""
@@ -41,6 +45,9 @@ def _conflicts_of(backend: BackendSettings) -> Iterator[Conflict]:
             yield ((name, provider), f"is for the provider {fitting}, not for {backend.provider}")
         elif declared.name == "base_url" and backend.provider in declared.only_for and not backend.base_url:
             yield ((name, provider), f"expected {declared.expects.words}, found nothing")
+        elif declared.name == "base_url" and backend.provider == "ollama" and _PATHS.search(backend.base_url):
+            root = "Ollama's root, such as http://127.0.0.1:11434, without /v1 and without /api"
+            yield ((name, provider), f"expected {root}, found {backend.base_url!r}")
 
 
 def is_loopback(host: str) -> bool:

@@ -31,19 +31,20 @@ from claudeproxy.routing.expectations import (
     web_address,
     whole_number,
 )
-from claudeproxy.translate.dialects import DIALECTS
+from claudeproxy.translate.dialects import CHAT_DIALECTS
 
 PROVIDERS = ("openai", "ollama", "responses", "anthropic", "local")
-BUILT_PROVIDERS = ("openai", "local")
+BUILT_PROVIDERS = ("openai", "ollama", "responses", "local")
 """The providers that can be used today; the others are known, and refused by name."""
 
-_DIALECTS = ("auto", *DIALECTS)
+_DIALECTS = ("auto", *CHAT_DIALECTS)
 _REMOTE = tuple(provider for provider in PROVIDERS if provider != "local")
 _DAY_MS = 86_400_000
 
 _NAME = r"[^\s\x00-\x1f](?:[^\x00-\x1f]*[^\s\x00-\x1f])?"
 _KEY = r"[!-~]"  # what an HTTP header carries unharmed between all clients and servers
 _HOST = r"[A-Za-z0-9._-]+|[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*"
+_DURATION = r"(?:-?[0-9]{1,9}|-?(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h))+)?"
 _ORIGIN = r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@,]+"
 
 MODEL_NAME = text("a model name", _NAME)
@@ -124,14 +125,15 @@ class BackendSettings:
         attrs.NOTHING,
         env="PROVIDER",
         expects=one_of(*PROVIDERS),
-        doc="What kind of server it is: `openai` for everything OpenAI-compatible, `local` for the embedded model. "
-        "With no backend configured at all: `local`.",
+        doc="What kind of server it is: `openai` for everything OpenAI-compatible, `ollama` for Ollama's own API, "
+        "`responses` for OpenAI's Responses API, `local` for the embedded model. With no backend configured at all: "
+        "`local`.",
     )
     base_url: str = setting(
         "",
         env="PROVIDER_BASE_URL",
         expects=web_address(),
-        doc="Where the server is; for `openai` it ends in `/v1`.",
+        doc="Where the server is; for `openai` and `responses` it ends in `/v1`, for `ollama` it is the root.",
         only_for=_REMOTE,
     )
     api_key: Secret = setting(  # noqa: RUF009 - a Secret is frozen
@@ -178,6 +180,21 @@ class BackendSettings:
         env="PROVIDER_CONNECT_TIMEOUT_MS",
         expects=whole_number(1, _DAY_MS),
         doc="The longest wait for a connection to the server, in milliseconds.",
+    )
+    num_ctx: int = setting(
+        32_768,
+        env="OLLAMA_NUM_CTX",
+        expects=whole_number(0, 100_000_000),
+        doc="The context window that `ollama` is asked for with every request, in tokens, but never more than the "
+        "model's own; 0 is the model's own, whatever memory that takes.",
+        only_for=("ollama",),
+    )
+    keep_alive: str = setting(
+        "",
+        env="OLLAMA_KEEP_ALIVE",
+        expects=text("a duration such as 30m, or a number of seconds, where -1 is for ever", _DURATION),
+        doc="How long `ollama` keeps a model in memory after an answer; without it Ollama's own setting holds.",
+        only_for=("ollama",),
     )
     gguf: str = setting(
         "",

@@ -131,9 +131,7 @@ class Proxy(Service):
             self._log.failure("closing a backend failed")
 
     def _listen(self) -> None:
-        self._site = site = ProxySite(
-            self.resource(), lambda: self._settings.body_limit_mb * 1024 * 1024, self._reactor
-        )
+        self._site = site = ProxySite(self.resource(), self._longest_body, self._new_id, self._reactor)
         listening: Deferred[IListeningPort] = self._endpoint().listen(site)
         outcome: list[Any] = []
         listening.addBoth(outcome.append)  # a TCP endpoint answers at once
@@ -147,6 +145,9 @@ class Proxy(Service):
         if hasattr(failure, "raiseException"):
             failure.raiseException()
         self._port = failure
+
+    def _longest_body(self) -> int:
+        return self._settings.body_limit_mb * 1024 * 1024
 
     def _endpoint(self) -> IStreamServerEndpoint:
         host, port = self._settings.host, self._settings.port

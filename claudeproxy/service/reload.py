@@ -4,7 +4,7 @@ import signal
 from types import FrameType
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.application.service import Service
 from twisted.logger import Logger
 
@@ -43,7 +43,9 @@ class ReloadOnHangup(Service):
                 self._log.error("reload refused, the old settings stay: {line}", line=line)
             return
         self._say_what_changed(settled)
-        self._settled = settled
+        # What needs a restart is not in force, and must not be compared with the next time.
+        in_force = {each: getattr(self._settled.settings, each) for each in ("host", "port")}
+        self._settled = evolve(settled, settings=evolve(settled.settings, **in_force))
 
     def _say_what_changed(self, settled: Settled) -> None:
         changed = changes(self._settled, settled)

@@ -13,8 +13,11 @@ from claudeproxy.backends.chat import ChatSpeech
 from claudeproxy.backends.client import BackendClient, Target
 from claudeproxy.backends.documents import DocumentReader
 from claudeproxy.backends.embedded import EmbeddedModel
-from claudeproxy.backends.gguf import PACKAGED_SAMPLING, check_gguf, find_gguf
+from claudeproxy.backends.gguf import PACKAGED_SAMPLING, UnusableModel, check_gguf, find_gguf
 from claudeproxy.backends.interfaces import Backend
+from claudeproxy.backends.ollama import OllamaSpeech
+from claudeproxy.backends.responses import ResponsesSpeech
+from claudeproxy.backends.speech import Speech
 from claudeproxy.backends.translating import Manner, TranslatingBackend
 from claudeproxy.routing.settings import BackendSettings, Settings
 from claudeproxy.routing.table import ModelTable
@@ -28,7 +31,13 @@ def check_embedded(settings: Settings) -> None:
     """Whether the embedded models that the settings name can be served. Raises `backends.gguf.UnusableModel`."""
     for each in settings.backends:
         if each.provider == "local":
-            check_gguf(find_gguf(each.gguf), each.window)
+            try:
+                check_gguf(find_gguf(each.gguf), each.window)
+            except UnusableModel as fault:
+                if not fault.setting:
+                    raise
+                name = f"backends.{each.name}.{fault.setting} (LOCAL_{fault.setting.upper()})"
+                raise UnusableModel(f"{name}: {fault}", fault.setting) from None
 
 
 @define(eq=False)
@@ -68,7 +77,9 @@ class Workshop:
         async def locate() -> Target:
             return target
 
-        if settings.dialect == "auto":
+        if settings.provider == "ollama":
+            dialect = None  # it is asked of its models
+        elif settings.dialect == "auto":
             dialect = dialect_of_host(urlsplit(settings.base_url).hostname or "")
         else:
             dialect = DIALECTS[settings.dialect]
@@ -112,7 +123,7 @@ class Workshop:
         return TranslatingBackend(
             settings.name,
             place,
-            ChatSpeech(),
+            _speech(settings),
             client,
             locate,
             manner,
@@ -122,6 +133,16 @@ class Workshop:
             log,
             process,
         )
+
+
+def _speech(settings: BackendSettings) -> Speech:
+    match settings.provider:
+        case "ollama":
+            return OllamaSpeech(settings.num_ctx, settings.keep_alive)
+        case "responses":
+            return ResponsesSpeech()
+        case _:
+            return ChatSpeech()
 
 
 def names(backends: Iterable[Backend]) -> str:

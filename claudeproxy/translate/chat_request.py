@@ -47,8 +47,8 @@ def to_chat(
     dropped = [*offered.dropped, *reader.lost]
     dropped += thinking.ask(body, wanted, model, dialect)
     dropped += ask_for_schema(body, request, dialect)
-    dropped += _context_edits(request)
-    dropped += _sampling(body, request, model, dialect)
+    dropped += context_edits(request)
+    dropped += sampling(body, request, model, dialect)
     _limit(body, request, model, dialect)
     _extras(body, request, dialect, session)
     return Translation(
@@ -82,7 +82,7 @@ def _limit(body: dict[str, Any], request: MessagesRequest, model: str, dialect: 
     body["max_completion_tokens" if newer else dialect.max_tokens_field] = max(1, most)  # 0 only reads the prompt
 
 
-def _sampling(body: dict[str, Any], request: MessagesRequest, model: str, dialect: Dialect) -> list[str]:
+def sampling(body: dict[str, Any], request: MessagesRequest, model: str, dialect: Dialect) -> list[str]:
     """Temperature and friends; gives the names of those that the model would refuse."""
     fixed = bool(dialect.fixed_sampling) and model.rpartition("/")[2].lower().startswith(dialect.fixed_sampling)
     dropped = []
@@ -97,7 +97,7 @@ def _sampling(body: dict[str, Any], request: MessagesRequest, model: str, dialec
     return dropped
 
 
-def _context_edits(request: MessagesRequest) -> list[str]:
+def context_edits(request: MessagesRequest) -> list[str]:
     """Edits of the context are done by no backend here; the one that Claude Code asks for changes nothing."""
     edits = (request.context_management or {}).get("edits")
     real = [edit for edit in edits if edit not in _NO_EDITS] if isinstance(edits, list) else []
@@ -118,11 +118,12 @@ def _extras(body: dict[str, Any], request: MessagesRequest, dialect: Dialect, se
         body["service_tier"] = "default"
     if dialect.prompt_cache_key and session:
         # Not the session's own name: it is nobody's business but the client's.
-        body["prompt_cache_key"] = _hashed(session)[:32]
+        body["prompt_cache_key"] = hashed(session)[:32]
     user = (request.metadata or {}).get("user_id")
     if dialect.safety_identifier and isinstance(user, str):
-        body["safety_identifier"] = _hashed(user)
+        body["safety_identifier"] = hashed(user)
 
 
-def _hashed(name: str) -> str:
+def hashed(name: str) -> str:
+    """A name that is the same for the same one, and says nothing of it."""
     return sha256(name.encode("utf-8", "surrogatepass")).hexdigest()

@@ -266,7 +266,7 @@ class ChatStream:
         if self._composer.hit is not None:
             self.reply.end("stop_sequence", usage, self._composer.hit)
         elif self._expected.silent:
-            self.reply.end("max_tokens", evolve(usage, output=0))
+            self.reply.end("max_tokens", evolve(usage, output=0, thinking=None))
         elif self._refused or self._finish == "content_filter":
             self.reply.end("refusal", usage, refusal=True)
         elif cut:

@@ -43,6 +43,8 @@ class Expected:
     ends_without_done: bool = False
     #: The answer's beginning that the client wrote, should the backend repeat it (row 60).
     begun: str = ""
+    #: The longest answer that was asked for, in tokens, of a server that does not say that it stopped there; else 0.
+    limit: int = 0
 
     @classmethod
     def of(
@@ -69,6 +71,7 @@ class Expected:
             starts_thinking=dialect.starts_thinking,
             ends_without_done=dialect.ends_without_done,
             begun=translation.begun,
+            limit=translation.limit,
         )
 
 
@@ -134,6 +137,14 @@ class Composer:
             self._hidden.append(thought)
         else:
             self.reply.thinking(thought)
+
+    def conclude_thinking(self, reasoning: Reasoning) -> None:
+        """Ends the thinking, shown or not, with what its backend wants back on the next turn."""
+        if self._expected.silent or self.done:
+            return
+        self.reply.open_thinking()
+        self.reply.sign(sign(reasoning))
+        self._field, self._hidden, self._details = "", [], []
 
     def say(self, text: str) -> None:
         """More of the answer's text."""

@@ -18,6 +18,8 @@ class Dialect:
     max_tokens_field: str = field(default="max_tokens", validator=in_(("max_tokens", "max_completion_tokens")))
     #: The longest answer that may be asked for, in tokens; 0 for no limit. Claude Code asks for 128,000.
     max_output: int = 0
+    #: The shortest answer that the Responses API may be asked for, in tokens; it refuses less.
+    least_output: int = 0
     #: Whether ``top_k`` is known.
     top_k: bool = False
     #: Models, by the beginning of their names, that refuse a request with sampling parameters.
@@ -46,6 +48,8 @@ class Dialect:
     parallel_flag: bool = False
     #: Whether ``strict`` of a tool is known.
     strict_tools: bool = False
+    #: Whether a tool's result may hold images itself, in the Responses API; elsewhere they follow it.
+    result_images: bool = False
     #: ``grammar``: schemas are compiled to a grammar, which some keywords break.
     schemas: str = field(default="full", validator=in_(("full", "grammar")))
 
@@ -61,20 +65,26 @@ class Dialect:
     #: How thinking is asked for; see ``translate.thinking``.
     thinking: str = field(
         default="none",
-        validator=in_(("none", "effort", "template", "openrouter", "deepseek", "kimi", "glm", "lmstudio")),
+        validator=in_(("none", "effort", "template", "openrouter", "deepseek", "kimi", "glm", "lmstudio", "ollama")),
     )
     #: A model that cannot think refuses to be asked; it is asked once more without.
     may_refuse_thinking: bool = False
     #: The field that takes a thinking budget, in tokens.
     budget_field: str = ""
     #: The field in which earlier reasoning goes back; empty for none.
-    reasoning_echo: str = field(default="", validator=in_(("", "reasoning_content", "reasoning", "reasoning_details")))
+    reasoning_echo: str = field(
+        default="", validator=in_(("", "reasoning_content", "reasoning", "reasoning_details", "thinking"))
+    )
     #: A turn with calls but without reasoning is refused: an empty text stands in.
     echo_required: bool = False
     #: Thinking may come as ``<think>`` tags at the beginning of the text (rows 34 to 36).
     think_tags: bool = True
     #: The template has written the opening tag already (row 35).
     starts_thinking: bool = False
+
+    # ---- the window
+    #: Ollama: the window to ask for, in tokens; 0 for what the settings and the model itself say.
+    num_ctx: int = 0
 
     # ---- the stream
     #: It ends without ``[DONE]`` and without a finish reason: only then is a plain end of the body no cut (row 50).
@@ -99,6 +109,7 @@ DIALECTS: dict[str, Dialect] = {
         Dialect(
             "openai",
             max_tokens_field="max_completion_tokens",
+            least_output=16,
             fixed_sampling=("gpt-5", "o1", "o3", "o4"),
             service_tier=True,
             prompt_cache_key=True,
@@ -108,6 +119,7 @@ DIALECTS: dict[str, Dialect] = {
             system_midway="keep",
             parallel_flag=True,
             strict_tools=True,
+            result_images=True,
             schema_output="json_schema",
             images="yes",
             thinking="effort",
@@ -181,10 +193,24 @@ DIALECTS: dict[str, Dialect] = {
             reasoning_echo="reasoning_content",
             think_tags=False,
         ),
+        Dialect(
+            "ollama",  # its own API; everything else here is Chat Completions
+            top_k=True,
+            tool_choice_named="only",
+            schemas="grammar",
+            schema_output="json_schema",
+            thinking="ollama",
+            may_refuse_thinking=True,
+            reasoning_echo="thinking",
+            include_usage=False,
+        ),
         Dialect("ollama-compat", schema_output="json_schema", reasoning_echo="reasoning"),
         Dialect("generic"),
     )
 }
+
+#: The families that speak Chat Completions; Ollama's own API is a provider's.
+CHAT_DIALECTS = {name: dialect for name, dialect in DIALECTS.items() if name != "ollama"}
 
 #: Whose address says which dialect it speaks: the end of the host's name, and the dialect.
 _HOSTS = (

@@ -12,5 +12,5 @@ TOKENS_OF_REPLY = 3
 
 def prompt_tokens(body: Mapping[str, Any], size: int) -> int:
     """An estimate for a chat request ``body`` whose JSON has ``size`` bytes; at least 1."""
-    messages = body.get("messages", ())
+    messages = body.get("messages") or body.get("input", ())
     return max(1, round(size / BYTES_A_TOKEN)) + TOKENS_A_MESSAGE * len(messages) + TOKENS_OF_REPLY

@@ -50,6 +50,8 @@ _PERMANENT = re.compile(
     r"|failed to parse (?:grammar|messages)|unsupported (?:param|content)",
     re.IGNORECASE,
 )
+#: Ollama's words for a model that it does not have.
+_NO_MODEL = re.compile(r"model ['\"](?P<name>[^'\"]+)['\"] (?:was )?not found", re.IGNORECASE)
 _TAGS = re.compile(r"<(script|style|title)\b.*?</\1>|<[^>]+>", re.IGNORECASE | re.DOTALL)
 
 
@@ -78,6 +80,9 @@ def problem_from_error(backend: str, said: Any, status: int, retry_after: str | 
         return overloaded(f"Backend {backend}: {words}")
     if status < 400:
         return bad_gateway(f"Backend {backend}: {words}")
+    unknown = _NO_MODEL.search(words) if status == 404 else None
+    if unknown is not None:
+        return from_status(404, f"model: {unknown['name']} (backend {backend}: {words})")
     return from_status(status, f"Backend {backend}: {words}", _seconds(retry_after))
 
 

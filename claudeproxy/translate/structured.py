@@ -32,9 +32,14 @@ def ask_for_schema(body: dict[str, Any], request: MessagesRequest, dialect: Dial
     return ["output_config.format (asked for in words)"]
 
 
+def wish(schema: dict[str, Any]) -> str:
+    """Asks for the schema in words."""
+    return f"Answer with one JSON object and nothing else. It must fit this JSON Schema:\n{encode_text(schema)}"
+
+
 def _say(messages: list[dict[str, Any]], schema: dict[str, Any]) -> None:
     """At the end, where it breaks no prefix."""
-    words = f"Answer with one JSON object and nothing else. It must fit this JSON Schema:\n{encode_text(schema)}"
+    words = wish(schema)
     last = messages[-1]
     if last["role"] in ("user", "tool") and isinstance(last["content"], str):
         messages[-1] = last | {"content": f"{last['content']}\n\n{words}"}

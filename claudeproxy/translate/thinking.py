@@ -121,6 +121,16 @@ def _lmstudio(wanted: Asked, model: str) -> dict[str, Any]:
     return {"reasoning_effort": min(wanted.level, "xhigh", key=_EFFORTS.index) if wanted.on else "none"}
 
 
+def _ollama(wanted: Asked, model: str) -> dict[str, Any]:
+    """A switch; a level for models that have levels, which gpt-oss cannot do without."""
+    most = "high" if wanted.level == "xhigh" else wanted.level
+    if model.startswith("gpt-oss"):
+        return {"think": min(most, "high", key=_EFFORTS.index) if wanted.on else "low"}
+    if wanted.on and wanted.effort:
+        return {"think": most}
+    return {"think": wanted.on}
+
+
 _SWITCHES = {
     "none": _none,
     "effort": _effort,
@@ -130,6 +140,7 @@ _SWITCHES = {
     "kimi": _kimi,
     "glm": _glm,
     "lmstudio": _lmstudio,
+    "ollama": _ollama,
 }
 #: Those of a body's fields that say how much.
 _AMOUNTS = frozenset({"reasoning_effort", "reasoning"})

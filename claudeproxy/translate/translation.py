@@ -36,6 +36,8 @@ class Translation:
     wanted: Asked
     #: The answer's beginning, if the client wrote it (a prefill).
     begun: str = ""
+    #: The longest answer that is asked for, in tokens, where the server does not say that it stopped there; else 0.
+    limit: int = 0
 
 
 def used_ids(request: MessagesRequest) -> frozenset[str]:

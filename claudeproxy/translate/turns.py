@@ -80,7 +80,7 @@ class _Conversation:
 
     def head(self, system: Content) -> None:
         """The system prompt."""
-        text = text_of(self._reader.pieces(map(_without_billing, system)))
+        text = text_of(self._reader.pieces(map(without_billing, system)))
         if text:
             self.messages.append({"role": self._dialect.system_role, "content": text})
 
@@ -190,7 +190,7 @@ class _Conversation:
         return {}
 
 
-def _without_billing(block: Block) -> Block:
+def without_billing(block: Block) -> Block:
     """Only the line: should a client write it before its prompt, in one block, the prompt must stay."""
     if isinstance(block, TextBlock) and block.text.startswith(BILLING):
         return TextBlock(block.text.partition("\n")[2].lstrip("\n"))
@@ -198,12 +198,15 @@ def _without_billing(block: Block) -> Block:
 
 
 def _call(block: ToolUseBlock) -> ChatMessage:
-    """A call as the model made it. Arguments that are no object would break templates, and are wrapped."""
+    """A call as the model made it."""
+    function = {"name": shortened(block.name), "arguments": encode_text(arguments_of(block))}
+    return {"id": original(block.id), "type": "function", "function": function}
+
+
+def arguments_of(block: ToolUseBlock) -> dict[str, Any]:
+    """What the call was made with. Arguments that are no object would break templates, and are wrapped."""
     arguments = block.input
     if isinstance(arguments, dict) and len(arguments) == 1 and "__unparsedToolInput" in arguments:
         unparsed = arguments["__unparsedToolInput"]
-        arguments = {"_raw": unparsed.get("raw", "") if isinstance(unparsed, dict) else unparsed}
-    elif not isinstance(arguments, dict):
-        arguments = {"_raw": arguments}
-    function = {"name": shortened(block.name), "arguments": encode_text(arguments)}
-    return {"id": original(block.id), "type": "function", "function": function}
+        return {"_raw": unparsed.get("raw", "") if isinstance(unparsed, dict) else unparsed}
+    return arguments if isinstance(arguments, dict) else {"_raw": arguments}

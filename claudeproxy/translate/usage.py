@@ -23,6 +23,20 @@ def from_chat(counts: Mapping[str, Any]) -> Usage:
     )
 
 
+def from_responses(counts: Mapping[str, Any]) -> Usage:
+    """The ``usage`` object of the Responses API."""
+    names = ("input_tokens", "output_tokens", "input_tokens_details", "output_tokens_details")
+    prompt, completion, details, spent = map(counts.get, names)
+    return from_chat(
+        {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "prompt_tokens_details": details,
+            "completion_tokens_details": spent,
+        }
+    )
+
+
 def from_timings(timings: Mapping[str, Any]) -> Usage:
     """llama.cpp's ``timings``: the prompt is what was cached plus what was read."""
     return Usage(
@@ -36,6 +50,11 @@ def from_progress(progress: Mapping[str, Any]) -> Usage:
     """llama.cpp's ``prompt_progress``, which comes before the first token: ``total`` includes ``cache``."""
     cached = _whole(progress.get("cache"))
     return Usage(input=max(0, _whole(progress.get("total")) - cached), cache_read=cached)
+
+
+def from_ollama(last: Mapping[str, Any]) -> Usage:
+    """The last line of Ollama's: a count of 0 is left out there; what was cached is not told apart."""
+    return Usage(input=_whole(last.get("prompt_eval_count")), output=_whole(last.get("eval_count")))
 
 
 def _whole(value: object) -> int:

@@ -10,7 +10,7 @@ from twisted.web.http import Request
 
 from claudeproxy.backends.generation import Generation
 from claudeproxy.model.events import Event, Failed, MessageDelta, MessageStop, Ping
-from claudeproxy.model.problems import Problem, overloaded
+from claudeproxy.model.problems import Problem, stopping
 from claudeproxy.translate.message import MessageAssembly
 from claudeproxy.web.exchange import Exchange
 from claudeproxy.wire.events import problem_json, stream_bytes
@@ -107,7 +107,8 @@ class StreamAnswer:
             self._generation = generation
             self._exchange.stop = lambda: generation.fail(_STOPPING)
             if not self._committed:
-                self._timer = self._clock.callLater(self._grace, self._lose_patience)
+                waited = self._clock.seconds() - self._exchange.began
+                self._timer = self._clock.callLater(max(0.0, self._grace - waited), self._lose_patience)
             else:
                 self._request.registerProducer(generation, True)
         await self._done
@@ -201,6 +202,6 @@ class WholeAnswer:
             self._generation.cancel()
 
 
-_STOPPING = overloaded("claudeproxy is being stopped; please try again.", retry_after=2)
+_STOPPING = stopping()
 
 AnswerMaker = Callable[[Request, Exchange], Answer]

@@ -14,7 +14,7 @@ from twisted.web.resource import IResource, Resource
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from claudeproxy.model.anthropic import MessagesRequest
-from claudeproxy.model.problems import Problem, Refusal, from_status, internal, not_found, overloaded, wrong_method
+from claudeproxy.model.problems import Problem, Refusal, from_status, internal, not_found, stopping, wrong_method
 from claudeproxy.web.answers import Answer, StreamAnswer, WholeAnswer, answer_json, answer_problem
 from claudeproxy.web.bodies import body_of
 from claudeproxy.web.exchange import Exchange, Exchanges, printable
@@ -189,11 +189,13 @@ class Gate(Resource):
     def _check(self, request: Any) -> Problem | None:
         if self._exchanges.draining:
             request.setHeader("connection", "close")
-            return overloaded("claudeproxy is being stopped; please try again.", retry_after=2)
+            return stopping()
         settings = self._live().settings
         path = b"/" + b"/".join(request.postpath)
         problem = check_host(_header(request, b"host") or "", settings.host, settings.allowed_hosts)
-        problem = problem or check_origin(_header(request, b"origin"), settings.allowed_origins)
+        problem = problem or check_origin(
+            _header(request, b"origin"), _header(request, b"sec-fetch-site"), settings.allowed_origins
+        )
         if problem is None and path not in self._open:
             keys = [key.reveal() for key in settings.keys]
             problem = check_key(keys, _header(request, b"x-api-key"), _header(request, b"authorization"))

@@ -127,7 +127,9 @@ class Exchanges:
         exchange = self._running.pop(request)
         if how is not None and not exchange.outcome:
             exchange.outcome = "client_gone"
-        exchange.log(self._log, self._clock.seconds(), request.code)
+        # 499 is the word of other servers for a client that left before it was answered.
+        status = request.code if request.startedWriting or how is None else 499
+        exchange.log(self._log, self._clock.seconds(), status)
         for running, done in self._waiting[:]:
             running.discard(request)
             if not running:

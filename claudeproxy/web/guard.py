@@ -22,8 +22,13 @@ def check_host(host: str, listening_on: str, allowed: Iterable[str]) -> Problem 
     return forbidden(f"Host {name!r} is not served here; if it should be, add it to the setting allowed_hosts.")
 
 
-def check_origin(origin: str | None, allowed: Iterable[str]) -> Problem | None:
-    """Whether a request may come from a web page: only if its origin is allowed by name."""
+def check_origin(origin: str | None, fetch_site: str | None, allowed: Iterable[str]) -> Problem | None:
+    """Whether a request may come from a web page: only if its origin is allowed by name.
+
+    A page's picture or script is asked for without an Origin; ``fetch_site`` (Sec-Fetch-Site) tells such a one.
+    """
+    if origin is None and fetch_site in ("cross-site", "same-site"):
+        origin = "null"
     if origin is None or origin.lower() in {each.lower().rstrip("/") for each in allowed}:
         return None
     return forbidden("Requests from web pages are not served; the setting allowed_origins makes exceptions.")

@@ -10,6 +10,10 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
+from claudeproxy.model.problems import invalid_request
+from claudeproxy.wire.events import problem_json
+from claudeproxy.wire.json import encode
+
 
 class BoundedRequest(Request):
     """Keeps its body in memory, never in a file, and none of a body above the limit (STYLE P21).
@@ -22,6 +26,16 @@ class BoundedRequest(Request):
     #: In bytes. The site sets it for each connection.
     longest_body = 32 * 1024 * 1024
     _kept = 0
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        # Twisted would take the body of a form apart, for seconds and before the gate, and refuse one with a bare 400.
+        self.requestHeaders.removeHeader(b"content-type")
+        super().requestReceived(command, path, version)
+
+    def process(self) -> None:
+        if self.path == b"*":  # else answered without the gate
+            self.path = self.uri = b"/*"
+        super().process()
 
     def gotLength(self, length: int | None) -> None:
         self.content = BytesIO()
@@ -42,6 +56,22 @@ class KnownChannel(HTTPChannel):
 
     site: "ProxySite"
 
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self._respondToBadRequestAndDisconnect()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        # What is no HTTP has no request either, and yet gets the envelope (issue 2, item 3).
+        problem = invalid_request("This is not a valid HTTP/1.1 request.")
+        request_id = f"req_{self.site.new_id()}"
+        body = encode(problem_json(problem, request_id))
+        head = (
+            b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+            b"request-id: %b\r\nConnection: close\r\n\r\n"
+        )
+        assert self.transport is not None
+        self.transport.write(head % (len(body), request_id.encode()) + body)
+        self.loseConnection()
+
     def connectionMade(self) -> None:
         super().connectionMade()
         self.site.opened(self)
@@ -57,8 +87,11 @@ class ProxySite(Site):
     noisy = False
     protocol = KnownChannel  # type: ignore[assignment]  # without HTTP/2, which no client of ours speaks
 
-    def __init__(self, resource: IResource, longest_body: Callable[[], int], reactor: Any) -> None:
+    def __init__(
+        self, resource: IResource, longest_body: Callable[[], int], new_id: Callable[[], str], reactor: Any
+    ) -> None:
         super().__init__(resource, reactor=reactor)
+        self.new_id = new_id
         self._longest_body = longest_body
         self._connections: set[KnownChannel] = set()
         self._farewell: Deferred[None] | None = None

@@ -67,12 +67,14 @@ class HeaderTests(SynchronousTestCase):
         """The window may be the model's own or less; no file and another kind of file are refused by name."""
         path = self.written(header(WINDOW))
         check_gguf(path, 0)
+        with self.assertRaisesRegex(UnusableModel, "at least 256 tokens, found 10"):
+            check_gguf(path, 10)  # llama.cpp would make it 256 without a word
         check_gguf(path, 8192)
-        with self.assertRaisesRegex(UnusableModel, "8193 tokens was asked for.*at most 8192"):
+        with self.assertRaisesRegex(UnusableModel, "at most 8192 tokens.*found 8193"):
             check_gguf(path, 8193)
-        with self.assertRaisesRegex(UnusableModel, "not a GGUF file: .*"):
+        with self.assertRaisesRegex(UnusableModel, "expected a GGUF file; this is none: .*"):
             check_gguf(self.written(b"PK\3\4"), 0)
-        with self.assertRaisesRegex(UnusableModel, "cannot be read: /nowhere: No such file"):
+        with self.assertRaisesRegex(UnusableModel, "expected a file that can be read: /nowhere: No such file"):
             check_gguf(Path("/nowhere"), 0)
 
 

@@ -245,7 +245,7 @@ def test_port_taken(tmp_path: Path, in_front: bool) -> None:
     [
         ({"PORT": "80800"}, "PORT"),
         ({"LOG_LEVEL": "loud"}, "LOG_LEVEL"),
-        ({"PROVIDER": "ollama"}, "ollama"),
+        ({"PROVIDER": "anthropic"}, "anthropic"),
         ({"MODEL_MAP_JSON": "{"}, "MODEL_MAP_JSON"),
         ({"HOST": "0.0.0.0"}, "CLAUDEPROXY_KEYS|keys"),
         ({"LOCAL_GGUF": "nowhere.gguf"}, "nowhere.gguf"),

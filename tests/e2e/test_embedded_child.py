@@ -260,7 +260,7 @@ def test_gone_before_it_began() -> None:
     ("line", "reason"),
     [
         (orders(gguf="/nowhere.gguf"), "No such file"),
-        (orders(gguf=sys.executable), "not a GGUF file"),
+        (orders(gguf=sys.executable), "expected a GGUF file"),
         (orders(window=100_000), "at most 8192"),
         (orders(chat_template="{% if %}"), "cannot serve"),
         (b"hello\n", "orders cannot be understood"),

@@ -241,11 +241,34 @@ class RefusalTests(SourcesCase):
 
     def test_providers_not_built_yet(self) -> None:
         """A provider that will come is refused by name, and those that can be used are named."""
-        for provider in ("ollama", "responses", "anthropic"):
-            refused = f"{provider!r} is not built yet; use openai or local"
+        for provider in ("anthropic",):
+            refused = f"{provider!r} is not built yet; use openai or ollama or responses or local"
             self.assert_refused(f"PROVIDER: {refused}", environ={"PROVIDER": provider})
             config = f'[backends.a]\nprovider = "{provider}"\nbase_url = "{URL}"'
             self.assert_refused(f"p.toml: backends.a.provider: {refused}", config=config)
+
+    def test_ollama(self) -> None:
+        """Ollama's address is its root; its window and how long it keeps a model can be set for it alone."""
+        environ = {"PROVIDER": "ollama", "PROVIDER_BASE_URL": "http://h:11434/"}
+        both = {**environ, "OLLAMA_NUM_CTX": "8192", "OLLAMA_KEEP_ALIVE": "1h30m"}
+        found = settled("", both).settings.backends[0]
+        self.assertEqual((found.base_url, found.num_ctx, found.keep_alive), ("http://h:11434", 8192, "1h30m"))
+        for path in ("/v1", "/api", "/api/chat", "/v1/"):
+            address = f"http://h:11434{path}"
+            root = "expected Ollama's root, such as http://127.0.0.1:11434, without /v1 and without /api"
+            self.assert_refused(
+                f"PROVIDER_BASE_URL: {root}, found {address.rstrip('/')!r}",
+                environ={"PROVIDER": "ollama", "PROVIDER_BASE_URL": address},
+            )
+        self.assert_refused(
+            "OLLAMA_NUM_CTX: is for the provider ollama, not for openai",
+            environ={"PROVIDER": "openai", "PROVIDER_BASE_URL": URL, "OLLAMA_NUM_CTX": "1"},
+        )
+        self.assert_refused(
+            "OLLAMA_KEEP_ALIVE: expected a duration such as 30m, or a number of seconds, where -1 is for ever, found "
+            "'soon'",
+            environ={**environ, "OLLAMA_KEEP_ALIVE": "soon"},
+        )
 
     def test_openai_needs_an_address(self) -> None:
         """An openai backend without an address is refused."""
@@ -262,7 +285,8 @@ class RefusalTests(SourcesCase):
             environ={**OPENAI, "LOCAL_GGUF": "a.gguf", "LOCAL_WINDOW": "1"},
         )
         self.assert_refused(
-            "PROVIDER_BASE_URL: is for the provider openai, not for local", environ={"PROVIDER_BASE_URL": URL}
+            "PROVIDER_BASE_URL: is for the provider openai or ollama or responses, not for local",
+            environ={"PROVIDER_BASE_URL": URL},
         )
 
     def test_shape_of_backends(self) -> None:

@@ -101,7 +101,7 @@ class ReaderTests(SynchronousTestCase):
 
     def test_not_built(self) -> None:
         """A provider that is not built yet is refused by name."""
-        for provider in ("ollama", "responses", "anthropic"):
+        for provider in ("anthropic",):
             try:
                 self.read(PROVIDER=provider, PROVIDER_BASE_URL="http://h")
             except SettingsError as fault:

@@ -18,6 +18,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
+from openai.types.responses.response_create_params import ResponseCreateParamsStreaming
 from pydantic import BaseModel, TypeAdapter
 from typing_extensions import is_typeddict
 
@@ -95,6 +96,7 @@ def _is_model(kind: Any) -> bool:
 
 
 _CHAT = TypeAdapter(CompletionCreateParamsStreaming)
+_RESPONSES = TypeAdapter(ResponseCreateParamsStreaming)
 
 
 def unknown_to_openai(body: Mapping[str, Any]) -> set[str]:
@@ -103,6 +105,11 @@ def unknown_to_openai(body: Mapping[str, Any]) -> set[str]:
     ``ValidationError`` if what they do have a name for is of a wrong type.
     """
     return set(_extras("", _run_out(_CHAT.validate_python(body)), body))
+
+
+def unknown_to_responses(body: Mapping[str, Any]) -> set[str]:
+    """The same for a request to the Responses API."""
+    return set(_extras("", _run_out(_RESPONSES.validate_python(body)), body))
 
 
 def _run_out(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.translate.chat_request import to_chat
-from claudeproxy.translate.dialects import DIALECTS
+from claudeproxy.translate.dialects import CHAT_DIALECTS as DIALECTS
 from claudeproxy.translate.translation import Translation
 from claudeproxy.translate.web_search import is_web_search
 from claudeproxy.wire.json import decode, encode

@@ -8,7 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.model.problems import Refusal
 from claudeproxy.translate.chat_request import to_chat, without_thinking
-from claudeproxy.translate.dialects import DIALECTS, Dialect
+from claudeproxy.translate.dialects import CHAT_DIALECTS as DIALECTS
+from claudeproxy.translate.dialects import Dialect
 from claudeproxy.translate.names import Names, shortened
 from claudeproxy.translate.reply import Reply
 from claudeproxy.translate.schemas import cleaned

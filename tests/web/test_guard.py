@@ -68,20 +68,20 @@ class OriginTests(SynchronousTestCase):
 
     def test_origins(self) -> None:
         """A request from a page is refused, also from a sandboxed one; a request without origin comes from no page."""
-        self.assertIsNone(check_origin(None, ()))
+        self.assertIsNone(check_origin(None, None, ()))
         for origin in ("https://evil.example", "null", "http://127.0.0.1:8080", "http://localhost", ""):
-            refused = check_origin(origin, ("https://app.example",))
+            refused = check_origin(origin, None, ("https://app.example",))
             assert refused is not None, origin
             self.assertEqual(refused.status, 403)
 
     def test_allowed(self) -> None:
         """An allowed origin is served; another port, scheme or a longer name is another origin."""
         allowed = ("https://app.example", "HTTP://Other.example:81/")
-        self.assertIsNone(check_origin("https://app.example", allowed))
-        self.assertIsNone(check_origin("https://APP.example", allowed))
-        self.assertIsNone(check_origin("http://other.example:81", allowed))
+        self.assertIsNone(check_origin("https://app.example", None, allowed))
+        self.assertIsNone(check_origin("https://APP.example", None, allowed))
+        self.assertIsNone(check_origin("http://other.example:81", None, allowed))
         for origin in ("http://app.example", "https://app.example:444", "https://app.example.evil.example"):
-            self.assertIsNotNone(check_origin(origin, allowed), origin)
+            self.assertIsNotNone(check_origin(origin, None, allowed), origin)
 
 
 class KeyTests(SynchronousTestCase):

@@ -1,0 +1,31 @@
+"""What is no HTTP, or asks for no path: it gets the envelope too (issue 2, item 3)."""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.fakes.house import House
+from tests.stream_checker import check_error
+
+
+class NoHTTPTests(SynchronousTestCase):
+    """Below every route."""
+
+    def test_broken(self) -> None:
+        """A request that cannot be read is a 400 with a request-id, and the connection ends."""
+        house = House()
+        for data in (
+            b"hello\r\n\r\n",
+            b"POST /v1/messages HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 20_000 + b"\r\n\r\n",
+        ):
+            caller = house.caller().send(data)
+            self.assertEqual(check_error(caller.json, 400).type, "invalid_request_error", data[:40])
+            self.assertTrue(caller.headers["request-id"].startswith("req_"))
+
+    def test_star(self) -> None:
+        """The path * is none of ours."""
+        house = House()
+        for method in ("GET", "OPTIONS"):
+            caller = house.ask(method, "*")
+            self.assertIn(caller.status, (404, 405))
+            self.assertIn("request-id", caller.headers)
+            check_error(caller.json, caller.status)
