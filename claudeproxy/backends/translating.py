@@ -21,7 +21,7 @@ from claudeproxy.backends.recognition import ModelFacts, Recognised
 from claudeproxy.backends.shared import Shared
 from claudeproxy.backends.speech import Speech
 from claudeproxy.model.anthropic import MessagesRequest
-from claudeproxy.model.problems import Refusal
+from claudeproxy.model.problems import Refusal, invalid_request
 from claudeproxy.translate.composer import Expected
 from claudeproxy.translate.dialects import DIALECTS, Dialect
 from claudeproxy.translate.estimate import prompt_tokens
@@ -153,7 +153,10 @@ class TranslatingBackend:
 
     async def _translated(self, request: MessagesRequest, model: str, dialect: Dialect, session: str) -> Translation:
         papers = await self._documents.read(request, with_images=dialect.images == "yes")
-        return self._speech.translate(request, model, dialect, self._manner.policy, papers, session)
+        try:
+            return self._speech.translate(request, model, dialect, self._manner.policy, papers, session)
+        except RecursionError:
+            raise Refusal(invalid_request("messages: nested too deeply")) from None
 
     async def _send(self, model: str, body: bytes, thoughtless: bytes | None) -> IResponse:
         target = await self._locate()

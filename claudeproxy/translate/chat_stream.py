@@ -11,7 +11,7 @@ from typing import Any
 from attrs import define, evolve, field
 
 from claudeproxy.model.events import Event, Usage
-from claudeproxy.model.problems import LONGEST_DETAIL, Problem, bad_gateway
+from claudeproxy.model.problems import LONGEST_DETAIL, Problem, bad_gateway, overloaded
 from claudeproxy.translate.composer import Composer, Expected
 from claudeproxy.translate.failures import problem_from_answer, problem_from_error
 from claudeproxy.translate.reply import Reply
@@ -23,6 +23,10 @@ from claudeproxy.wire.sse import EventReader, ServerSentEvent
 
 #: The fields in which servers send reasoning; of several in one delta the first wins (row 32).
 _REASONING = ("reasoning_content", "reasoning", "thinking")
+
+
+#: Where errors without an ``error`` keep their words.
+_ERROR_WORDS = ("message", "detail", "errors")
 
 
 @define
@@ -45,6 +49,8 @@ class ChatStream:
     _finish: str = field(default="", init=False)
     _done: bool = field(default=False, init=False)
     _refused: bool = field(default=False, init=False)
+    #: Row 54: the provider's own word for an end that the gateway calls a good one.
+    _broke_off: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._composer = Composer(self.reply, self._expected, self._unique)
@@ -133,6 +139,9 @@ class ChatStream:
         for chunk in self._chunks(event.data):
             if not self.reply.over:
                 self._chunk(chunk)
+        if not self.reply.over and b"\n[DONE]" in data.replace(b"\r", b"\n"):  # row 66, in the last event too
+            self._done = True
+            self._end()
 
     def _chunks(self, data: bytes) -> list[Any]:
         try:
@@ -160,7 +169,7 @@ class ChatStream:
     def _chunk(self, chunk: Any) -> None:
         if not isinstance(chunk, dict):
             return
-        if chunk.get("error"):  # rows 42, 53, 77, 78
+        if chunk.get("error") or _is_error(chunk):  # rows 42, 53, 76, 77, 78
             self._fail(problem_from_error(self._expected.backend, chunk, 200))
             return
         self._count(chunk)
@@ -177,9 +186,15 @@ class ChatStream:
             self._delta(delta)
         finish = choice.get("finish_reason")
         if finish and isinstance(finish, str):  # rows 48, 49: "" and null are no end
-            if finish in ("error", "network_error"):
+            if finish == "insufficient_system_resource":
+                self._fail(overloaded(f"Backend {self._expected.backend} ran out of resources."))
+            elif finish in ("error", "network_error") and choice.get("error"):
+                self._fail(problem_from_error(self._expected.backend, choice["error"], 200))
+            elif finish in ("error", "network_error"):
                 self._fail(bad_gateway(f"Backend {self._expected.backend} failed in the middle of its answer."))
             self._finish = finish
+        if choice.get("native_finish_reason") == "network_error":
+            self._broke_off = True
 
     def _delta(self, delta: Mapping[str, Any]) -> None:
         content = delta.get("content")
@@ -272,6 +287,8 @@ class ChatStream:
         elif cut:
             full = 0 < self._expected.window <= usage.prompt + usage.output
             self.reply.end("model_context_window_exceeded" if full else "max_tokens", usage)
+        elif self._broke_off and not {"text", "tool_use"}.intersection(self.reply.kinds):
+            self._fail(bad_gateway(f"Backend {self._expected.backend} lost its connection to the model."))
         elif "tool_use" in self.reply.kinds:  # rows 46 and 47: what was emitted decides
             self.reply.end("tool_use", usage)
         elif self.reply.kinds:
@@ -283,11 +300,18 @@ class ChatStream:
         self.reply.fail(problem)
 
 
-def _text(part: Any) -> str:
+def _is_error(chunk: Mapping[str, Any]) -> bool:
+    """Whether an object without choices is an error of one of the shapes that have no ``error`` (row 76)."""
+    if "choices" in chunk:
+        return False
+    return chunk.get("object") == "error" or any(isinstance(chunk.get(key), str | list) for key in _ERROR_WORDS)
+
+
+def _text(part: Any, deepest: int = 8) -> str:
     if isinstance(part, str):
         return part
-    if isinstance(part, list):
-        return "".join(map(_text, part))
-    if isinstance(part, dict):
-        return _text(part.get("text") or part.get("content"))
+    if isinstance(part, list) and deepest:
+        return "".join(_text(each, deepest - 1) for each in part)
+    if isinstance(part, dict) and deepest:
+        return _text(part.get("text") or part.get("content"), deepest - 1)
     return ""

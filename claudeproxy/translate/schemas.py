@@ -17,6 +17,11 @@ _VALUES = frozenset({"enum", "const", "default", "examples", "required"})
 #: Keywords whose value maps names of properties, which are no keywords.
 _BY_NAME = frozenset({"properties", "patternProperties", "dependentSchemas", "dependentRequired", "dependencies"})
 
+#: Keywords whose value is a list of schemas, and those whose value is one.
+_SCHEMAS = frozenset({"anyOf", "oneOf", "allOf", "prefixItems"})
+_ONE_SCHEMA = frozenset({"items", "contains", "not", "if", "then", "else", "propertyNames"})
+_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+
 #: How often a reference may be met on the way into itself; how many subschemas all references may bring in; how deep
 #: a schema may be nested. Beyond, any value must do: schemas that refer to themselves have no end, and those that
 #: refer to each other grow faster than any memory.
@@ -70,13 +75,34 @@ class _Cleaner:
             # A reference that is left refers to itself or to nowhere: any value must do.
             if key in self._unwanted or key in ("$ref", "$defs", "definitions"):
                 continue
+            if self._for_grammar and (key in _ONE_SCHEMA and isinstance(value, bool)):
+                continue
+            if self._for_grammar and key == "type" and not _known_type(value):
+                continue
             if key in _BY_NAME and isinstance(value, dict):
-                clean[key] = {name: self.walk(each, followed, depth + 1) for name, each in value.items()}
+                clean[key] = {name: self._schema(each, followed, depth) for name, each in value.items()}
+            elif key in _SCHEMAS and isinstance(value, list):
+                clean[key] = [self._schema(each, followed, depth) for each in value]
             elif key in _VALUES:
                 clean[key] = value
             else:
                 clean[key] = self.walk(value, followed, depth + 1)
         return clean
+
+    @property
+    def _for_grammar(self) -> bool:
+        return self._unwanted is _NOT_IN_GRAMMARS
+
+    def _schema(self, schema: Any, followed: tuple[str, ...], depth: int) -> Any:
+        """A schema at a place where true and false are schemas too, which grammar compilers do not know."""
+        if isinstance(schema, bool) and self._for_grammar:
+            return {}
+        return self.walk(schema, followed, depth + 1)
+
+
+def _known_type(value: Any) -> bool:
+    """A compiler that finds another word refuses the whole request, again and again."""
+    return all(each in _TYPES for each in value) if isinstance(value, list) else value in _TYPES
 
 
 def _resolve(root: Any, reference: str) -> Any:

@@ -51,7 +51,7 @@ def ask(body: dict[str, Any], wanted: Asked, model: str, dialect: Dialect) -> li
     """Puts the dialect's own switches into ``body``; gives what of the wish it has no word for."""
     switches = _SWITCHES[dialect.thinking](wanted, model.rpartition("/")[2].lower())
     body.update(switches)
-    if wanted.budget is None:
+    if wanted.budget is None:  # adaptive leaves it to the model, and one that cannot think has decided
         return []
     if dialect.budget_field:
         body[dialect.budget_field] = wanted.budget

@@ -29,6 +29,13 @@ class _Open:
     def arguments(self) -> str:
         return "".join(self.pieces)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the arguments are an object already. It is asked for every piece, and looks at their ends first."""
+        if not self.pieces or not self.pieces[-1].rstrip().endswith("}") or not self.pieces[0].lstrip().startswith("{"):
+            return False
+        return _is_object(self.arguments)
+
 
 @define
 class ToolCalls:
@@ -37,12 +44,17 @@ class ToolCalls:
     #: The names of the calls that were cut.
     dropped: list[str] = field(factory=list, init=False)
     _open: list[_Open] = field(factory=list, init=False)
+    #: Those that `complete` took: what comes for them later is empty, or is another call.
+    _taken: list[_Open] = field(factory=list, init=False)
+    #: Those that the delta at hand has spoken of.
+    _touched: list[_Open] = field(factory=list, init=False)
 
     def __bool__(self) -> bool:
         return bool(self._open)
 
     def receive(self, entries: Any) -> None:
         """The ``tool_calls`` of one delta; null and [] are nothing (row 23)."""
+        self._touched.clear()
         for position, entry in enumerate(entries if isinstance(entries, list) else ()):
             if isinstance(entry, dict):
                 self._entry(entry, alone=position == 0)
@@ -55,8 +67,9 @@ class ToolCalls:
     def complete(self) -> Iterator[ToolCall]:
         """Takes out the calls that are whole already, for text that follows them (row 20)."""
         for call in self._open[:]:
-            if call.name and _is_object(call.arguments):
+            if call.name and call.is_whole:
                 self._open.remove(call)
+                self._taken.append(call)
                 yield ToolCall(call.id, call.name, call.arguments)
 
     def finish(self, cut: bool) -> Iterator[ToolCall]:
@@ -66,6 +79,8 @@ class ToolCalls:
         if all(call.index is not None for call in calls):
             calls.sort(key=lambda call: call.index or 0)  # row 18; those of one index stay in their order
         for call in calls:
+            if not call.name and not call.arguments.strip():
+                continue  # an empty entry is nothing
             if cut and not _is_object(call.arguments):
                 self.dropped.append(call.name)
                 continue
@@ -77,39 +92,55 @@ class ToolCalls:
             function = entry
         id, name = _word(entry.get("id")), _word(function.get("name"))
         index = entry.get("index")
-        call = self._find(index if isinstance(index, int) else None, id, name, alone)
+        index = index if isinstance(index, int) else None
+        arguments = function.get("arguments")
+        brings = arguments is not None and (not isinstance(arguments, str) or bool(arguments.strip()))
+        if not brings and self._was_taken(index, id):
+            return
+        call = self._find(index, id, name, alone, brings)
+        self._touched.append(call)
         call.id = call.id or id
         if name and name != call.name and not call.pieces:
             call.name += name  # row 8: a name in pieces; a server that repeats it whole means the same
         elif name and not call.name:
             call.name = name  # row 9: after some arguments
-        arguments = function.get("arguments")
         if isinstance(arguments, str):
             if arguments:
                 call.pieces.append(arguments)
         elif arguments is not None:
             call.pieces.append(encode_text(arguments))  # row 12: an object instead of its text
 
-    def _find(self, index: int | None, id: str, name: str, alone: bool) -> _Open:
-        """The call that a piece belongs to; a new one if it begins one (rows 1 to 6, 18)."""
+    def _find(self, index: int | None, id: str, name: str, alone: bool, brings: bool) -> _Open:
+        """The call that a piece belongs to; a new one if it begins one (rows 1 to 7, 18)."""
         if index is not None:
             for call in reversed(self._open):
                 if call.index == index:
                     if id and call.id and id != call.id and name:
                         break  # row 3: every call has index 0, but an id of its own
-                    return call
+                    return self._begin(index, id) if self._begins(call, name, brings) else call
             return self._begin(index, id)
         if id:
-            for call in self._open:
+            for call in reversed(self._open):
                 if call.id == id:
-                    return call
+                    return self._begin(None, id) if self._begins(call, name, brings) else call
             return self._begin(None, id)
         last = self._open[-1] if self._open else None
         if last is None or not alone:
             return self._begin(None, "")
-        if name and (name != last.name or _is_object(last.arguments)) and (last.pieces or last.id):
+        if name and (last.pieces or last.id) and (name != last.name or last.is_whole):
             return self._begin(None, "")
         return last
+
+    def _begins(self, call: _Open, name: str, brings: bool) -> bool:
+        """Whether a piece with the same index or id as ``call`` is another call all the same (row 7)."""
+        if not name:
+            return False
+        return any(call is each for each in self._touched) or bool(
+            call.pieces and call.name and (name != call.name or (brings and call.is_whole))
+        )
+
+    def _was_taken(self, index: int | None, id: str) -> bool:
+        return any((id and call.id == id) or (index is not None and call.index == index) for call in self._taken)
 
     def _begin(self, index: int | None, id: str) -> _Open:
         call = _Open(index, id)
@@ -132,7 +163,7 @@ def mended(arguments: str, closing: bool) -> str:
         return value
     if value is not _INVALID:
         return text  # row 16: valid, but no object
-    unfenced = _FENCE.sub(r"\1", text)
+    unfenced = _without_fence(text)
     for attempt in (unfenced, _without_trailing_commas(unfenced), *([_closed(unfenced)] if closing else [])):
         if isinstance(_value(attempt), dict):
             return attempt.strip()
@@ -140,10 +171,17 @@ def mended(arguments: str, closing: bool) -> str:
 
 
 _INVALID = object()
-_FENCE = re.compile(r"\A```(?:json)?\s*\n?(.*?)\n?\s*```\Z", re.DOTALL)
-#: A JSON string, or a comma before a closing bracket: strings are matched so that commas in them stay.
-_STRING_OR_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])', re.DOTALL)
+_FENCE = "```"
+#: A JSON string, closed or not, or a comma before a closing bracket: strings are matched so that commas in them stay.
+#: Possessive, because a model may stop in the middle of a megabyte, and nobody is to wait for a second reading of it.
+_STRING_OR_COMMA = re.compile(r'("(?:[^"\\]++|\\.)*+(?:"|\Z))|,(?=\s*[}\]])', re.DOTALL)
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|([{}\[\]])|(")', re.DOTALL)
+
+
+def _without_fence(text: str) -> str:
+    if len(text) < 2 * len(_FENCE) or not (text.startswith(_FENCE) and text.endswith(_FENCE)):
+        return text
+    return text[len(_FENCE) : -len(_FENCE)].removeprefix("json").strip()
 
 
 def _without_trailing_commas(text: str) -> str:

@@ -80,7 +80,7 @@ class _Conversation:
 
     def head(self, system: Content) -> None:
         """The system prompt."""
-        text = text_of(self._reader.pieces(map(without_billing, system)))
+        text = self._text(map(without_billing, system))
         if text:
             self.messages.append({"role": self._dialect.system_role, "content": text})
 
@@ -88,7 +88,7 @@ class _Conversation:
         """A turn of the model's."""
         calls = [block for block in content if isinstance(block, ToolUseBlock)]
         spoken = [b for b in content if not isinstance(b, ToolUseBlock | ThinkingBlock | RedactedThinkingBlock)]
-        text = text_of(self._reader.pieces(spoken))
+        text = self._text(spoken)
         turn: ChatMessage = {"role": "assistant", "content": text or None}
         turn |= self._reasoning(content, bool(calls))
         if calls:
@@ -115,7 +115,7 @@ class _Conversation:
                 pieces += spoken
                 said = said or bool(spoken)
                 continue
-            text = text_of(self._reader.pieces(message.content))
+            text = self._text(message.content)
             if text and self._dialect.system_midway == "keep":
                 self._user(pieces)
                 pieces = []
@@ -126,6 +126,12 @@ class _Conversation:
             self.messages[-1]["content"] += "\n\n" + text_of(pieces)
         else:
             self._user(pieces)
+
+    def _text(self, blocks: Iterable[Block]) -> str:
+        """The texts of ``blocks``, at a place where chat messages have no room for anything else."""
+        pieces = self._reader.pieces(blocks)
+        self._reader.lost += ["image" for piece in pieces if isinstance(piece, Image)]
+        return text_of(pieces)
 
     def _user(self, pieces: list[Piece]) -> None:
         """The user's turn, or more of it: templates want user and assistant to alternate."""

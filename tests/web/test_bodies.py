@@ -62,7 +62,7 @@ class BodyTests(SynchronousTestCase):
         self.assertIn("body_limit_mb", self.assert_refused(self.post(padded + b" "), 413))
 
     def test_forms(self) -> None:
-        """What a body is, only its bytes say: none is taken apart as a form, which would take seconds before any check."""
+        """No body is taken apart as a form, which would take seconds before any check."""
         started = time.process_time()
         form = {"content-type": "application/x-www-form-urlencoded"}
         self.assert_refused(self.house.ask("POST", "/v1/messages", b"a=b&" * 200_000, form), 400)
