@@ -1,9 +1,10 @@
 """One result for many who wait."""
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from claudeproxy.backends.shared import Shared
+from claudeproxy.backends.shared import REST, Shared
 
 
 class SharedTests(SynchronousTestCase):
@@ -75,3 +76,23 @@ class SharedTests(SynchronousTestCase):
             return "x"
 
         self.assertEqual(self.successResultOf(Deferred.fromCoroutine(Shared(known).get())), "x")
+
+    def test_patience(self) -> None:
+        """With a clock nobody waits beyond the patience, and a long search in vain is not begun anew at once."""
+        clock = Clock()
+        shared: Shared[str] = Shared(self.find, clock, 1.5)
+        asked = Deferred.fromCoroutine(shared.get())
+        clock.advance(1.0)
+        later = Deferred.fromCoroutine(shared.get())
+        clock.advance(0.5)
+        self.assertIsNone(self.successResultOf(asked))
+        self.assertIsNone(self.successResultOf(later))
+        clock.advance(3.5)
+        self.runs[0].callback(None)
+        self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(shared.get())))
+        self.assertEqual(len(self.runs), 1)
+        clock.advance(REST)
+        again = Deferred.fromCoroutine(shared.get())
+        self.runs[1].callback("x")
+        self.assertEqual(self.successResultOf(again), "x")
+        self.assertEqual(clock.getDelayedCalls(), [])
