@@ -103,8 +103,10 @@ class TranslatingBackend:
         body = encode(chat.body)
         estimate = prompt_tokens(chat.body, len(body))
         expected = Expected.of(self.name, estimate, window, request, chat, dialect)
-        bare = self._speech.without_thinking(chat)
-        thoughtless = encode(bare.body) if dialect.may_refuse_thinking and bare != chat else None
+        thoughtless = None
+        if dialect.may_refuse_thinking:
+            bare = self._speech.without_thinking(chat)
+            thoughtless = encode(bare.body) if bare != chat else None
         return Prepared(body, model, chat.dropped, estimate, _Context(expected, thoughtless, None))
 
     def generate(self, prepared: Prepared, message_id: str, model: str, deliver: Deliver) -> Generation:

@@ -5,20 +5,19 @@ raises for what a backend says: nonsense becomes a failed answer, because from t
 other way to tell the client.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from attrs import define, evolve, field
 
 from claudeproxy.model.events import Event, Usage
-from claudeproxy.model.problems import LONGEST_DETAIL, Problem, bad_gateway, overloaded
-from claudeproxy.translate.composer import Composer, Expected
+from claudeproxy.model.problems import LONGEST_DETAIL, bad_gateway, overloaded
 from claudeproxy.translate.failures import problem_from_answer, problem_from_error
-from claudeproxy.translate.reply import Reply
+from claudeproxy.translate.stream_machine import StreamMachine
 from claudeproxy.translate.tool_calls import ToolCall, ToolCalls
 from claudeproxy.translate.usage import from_chat, from_progress, from_timings
 from claudeproxy.wire.json import NotJSON, decode
-from claudeproxy.wire.lines import LONGEST_LINE, LineTooLong
+from claudeproxy.wire.lines import LineTooLong
 from claudeproxy.wire.sse import EventReader, ServerSentEvent
 
 #: The fields in which servers send reasoning; of several in one delta the first wins (row 32).
@@ -30,71 +29,29 @@ _ERROR_WORDS = ("message", "detail", "errors")
 
 
 @define
-class ChatStream:
+class ChatStream(StreamMachine):
     """Feed it with `receive` and, at the body's end, `close`; each gives the events that follow from it."""
 
-    reply: Reply
-    _expected: Expected
-    _unique: Callable[[], str]
-    #: The backend answered a request for a stream with one JSON text (row 72).
-    whole_json: bool = False
-    _composer: Composer = field(init=False)
     _calls: ToolCalls = field(factory=ToolCalls, init=False)
     _reader: EventReader = field(factory=EventReader, init=False)
-    _body: list[bytes] = field(factory=list, init=False)
-    _size: int = field(default=0, init=False)
-    _usage: Usage | None = field(default=None, init=False)
     #: From llama.cpp's progress and timings, for answers that bring no usage.
     _measured: Usage | None = field(default=None, init=False)
     _finish: str = field(default="", init=False)
-    _done: bool = field(default=False, init=False)
     _refused: bool = field(default=False, init=False)
     #: Row 54: the provider's own word for an end that the gateway calls a good one.
     _broke_off: bool = field(default=False, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._composer = Composer(self.reply, self._expected, self._unique)
-
-    @property
-    def spoken(self) -> bool:
-        """Whether the model has said anything yet."""
-        return self._composer.pieces > 0
-
-    @property
-    def remarks(self) -> list[str]:
-        """What was repaired or left out, for the log; never content."""
-        return self._composer.remarks
-
-    @property
-    def over(self) -> bool:
-        """Whether the last event is out."""
-        return self.reply.over
-
-    @property
-    def heard_out(self) -> bool:
-        """Whether the backend said its last word, so that its connection may serve again."""
-        return self._done
 
     @property
     def settled(self) -> bool:
         """Whether the backend named the end, so that a missing ``[DONE]`` need not be waited for (row 55)."""
         return bool(self._finish) or self.reply.over
 
-    def begin(self) -> list[Event]:
-        """Opens the message before the backend said anything."""
-        self.reply.start(self._known())
-        return self.reply.take()
-
     def receive(self, data: bytes) -> list[Event]:
         """The events that follow from the next bytes of the body."""
         if self.reply.over:
             return []  # row 56: data after the end
         if self.whole_json:
-            self._body.append(data)
-            self._size += len(data)
-            if self._size > LONGEST_LINE:
-                return self.fail(bad_gateway(f"Backend {self._expected.backend} sent an answer without end."))
-            return []
+            return self._hold(data)
         try:
             events = self._reader.receive(data)
         except LineTooLong as fault:
@@ -116,13 +73,7 @@ class ChatStream:
             if self._done or self._finish or self._expected.ends_without_done:
                 self._end()
             else:
-                where = "in the middle of its answer" if self.spoken else "before it answered"
-                self._fail(bad_gateway(f"Backend {self._expected.backend} closed the connection {where}."))
-        return self.reply.take()
-
-    def fail(self, problem: Problem) -> list[Event]:
-        """The backend failed otherwise: its connection broke, it fell silent."""
-        self._fail(problem)
+                self._fail_as_cut()
         return self.reply.take()
 
     def _event(self, event: ServerSentEvent) -> None:
@@ -295,9 +246,6 @@ class ChatStream:
             self.reply.end("end_turn", usage)
         else:  # row 39: never a success without an answer
             self._fail(bad_gateway(f"Backend {self._expected.backend} gave an empty answer."))
-
-    def _fail(self, problem: Problem) -> None:
-        self.reply.fail(problem)
 
 
 def _is_error(chunk: Mapping[str, Any]) -> bool:

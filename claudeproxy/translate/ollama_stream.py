@@ -3,20 +3,19 @@
 The machine is fed with bytes in any split; it never raises for what a backend says: nonsense becomes a failed answer.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from attrs import define, evolve, field
 
 from claudeproxy.model.events import Event, Usage
-from claudeproxy.model.problems import LONGEST_DETAIL, Problem, bad_gateway
-from claudeproxy.translate.composer import Composer, Expected
+from claudeproxy.model.problems import LONGEST_DETAIL, bad_gateway
 from claudeproxy.translate.failures import problem_from_error
-from claudeproxy.translate.reply import Reply
+from claudeproxy.translate.stream_machine import StreamMachine
 from claudeproxy.translate.tool_calls import ToolCall, mended
 from claudeproxy.translate.usage import from_ollama
 from claudeproxy.wire.json import NotJSON, decode, encode_text
-from claudeproxy.wire.lines import LONGEST_LINE, LineTooLong
+from claudeproxy.wire.lines import LineTooLong
 from claudeproxy.wire.ndjson import ValueReader
 
 #: The ends of requests that only load or unload the model, and the end that old servers do not name (row 84).
@@ -24,53 +23,10 @@ _NOTHING_SAID = ("load", "unload", "")
 
 
 @define
-class OllamaStream:
+class OllamaStream(StreamMachine):
     """Feed it with `receive` and, at the body's end, `close`; each gives the events that follow from it."""
 
-    reply: Reply
-    _expected: Expected
-    _unique: Callable[[], str]
-    #: The body says that it is one JSON text, which may go over several lines (row 72).
-    whole_json: bool = False
-    _composer: Composer = field(init=False)
     _reader: ValueReader = field(factory=ValueReader, init=False)
-    _body: list[bytes] = field(factory=list, init=False)
-    _size: int = field(default=0, init=False)
-    _usage: Usage | None = field(default=None, init=False)
-    _done: bool = field(default=False, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._composer = Composer(self.reply, self._expected, self._unique)
-
-    @property
-    def spoken(self) -> bool:
-        """Whether the model has said anything yet."""
-        return self._composer.pieces > 0
-
-    @property
-    def remarks(self) -> list[str]:
-        """What was repaired or left out, for the log; never content."""
-        return self._composer.remarks
-
-    @property
-    def over(self) -> bool:
-        """Whether the last event is out."""
-        return self.reply.over
-
-    @property
-    def heard_out(self) -> bool:
-        """Whether the backend said its last word, so that its connection may serve again."""
-        return self._done
-
-    @property
-    def settled(self) -> bool:
-        """Whether the backend named the end."""
-        return self._done or self.reply.over
-
-    def begin(self) -> list[Event]:
-        """Opens the message before the backend said anything."""
-        self.reply.start(self._known())
-        return self.reply.take()
 
     def receive(self, data: bytes) -> list[Event]:
         """The events that follow from the next bytes of the body."""
@@ -79,11 +35,7 @@ class OllamaStream:
         if not self.whole_json:
             self._read(self._reader.receive(data))
             return self.reply.take()
-        self._body.append(data)
-        self._size += len(data)
-        if self._size > LONGEST_LINE:
-            return self.fail(bad_gateway(f"Backend {self._expected.backend} sent an answer without end."))
-        return []
+        return self._hold(data)
 
     def close(self) -> list[Event]:
         """The events that follow from the body's end: the answer's own end, or its failure (row 50)."""
@@ -97,13 +49,7 @@ class OllamaStream:
             if self._expected.ends_without_done:
                 self._end("stop")
             else:
-                where = "in the middle of its answer" if self.spoken else "before it answered"
-                self._fail(bad_gateway(f"Backend {self._expected.backend} closed the connection {where}."))
-        return self.reply.take()
-
-    def fail(self, problem: Problem) -> list[Event]:
-        """The backend failed otherwise: its connection broke, it fell silent."""
-        self._fail(problem)
+                self._fail_as_cut()
         return self.reply.take()
 
     def _read(self, values: Iterator[Any]) -> None:
@@ -189,9 +135,6 @@ class OllamaStream:
             self.reply.end("end_turn", usage)
         else:  # row 39: never a success without an answer
             self._fail(bad_gateway(f"Backend {self._expected.backend} gave an empty answer."))
-
-    def _fail(self, problem: Problem) -> None:
-        self.reply.fail(problem)
 
 
 def _call(call: Mapping[str, Any]) -> ToolCall:

@@ -6,22 +6,21 @@ leave out (an item that is only ended, or only in the last event): so what the d
 the item's end, and what that has not brought from the response's. The rows in comments are those of PROTOCOL 5.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from attrs import define, evolve, field
 
 from claudeproxy.model.events import Event, Usage
-from claudeproxy.model.problems import LONGEST_DETAIL, Problem, bad_gateway
-from claudeproxy.translate.composer import Composer, Expected
+from claudeproxy.model.problems import LONGEST_DETAIL, bad_gateway
 from claudeproxy.translate.failures import problem_from_error
-from claudeproxy.translate.reply import Reply
 from claudeproxy.translate.responses_items import SIGNED
 from claudeproxy.translate.signatures import Reasoning
+from claudeproxy.translate.stream_machine import StreamMachine
 from claudeproxy.translate.tool_calls import ToolCall, mended
 from claudeproxy.translate.usage import from_progress, from_responses, from_timings
 from claudeproxy.wire.json import NotJSON, decode, encode_text
-from claudeproxy.wire.lines import LONGEST_LINE, LineTooLong
+from claudeproxy.wire.lines import LineTooLong
 from claudeproxy.wire.sse import EventReader, ServerSentEvent
 
 #: The errors of a response, by code, that are not the server's fault, and the statuses that they should have had.
@@ -57,71 +56,24 @@ class _Item:
 
 
 @define
-class ResponsesStream:
+class ResponsesStream(StreamMachine):
     """`backends.generation.Machine` for the Responses API."""
 
-    reply: Reply
-    _expected: Expected
-    _unique: Callable[[], str]
-    #: The backend answered a request for a stream with one JSON text (row 72).
-    whole_json: bool = False
-    _composer: Composer = field(init=False)
     _reader: EventReader = field(factory=EventReader, init=False)
-    _body: list[bytes] = field(factory=list, init=False)
-    _size: int = field(default=0, init=False)
     _items: dict[Any, _Item] = field(factory=dict, init=False)
     #: A call whose arguments are not whole, though it ended: whether they were cut shows what follows.
     _doubtful: ToolCall | None = field(default=None, init=False)
     #: What is being thought, as far as it was shown.
     _thought: list[str] = field(factory=list, init=False)
-    _usage: Usage | None = field(default=None, init=False)
     _measured: Usage | None = field(default=None, init=False)
     _refused: bool = field(default=False, init=False)
-    _done: bool = field(default=False, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._composer = Composer(self.reply, self._expected, self._unique)
-
-    @property
-    def spoken(self) -> bool:
-        """Whether the model has said anything yet."""
-        return self._composer.pieces > 0
-
-    @property
-    def remarks(self) -> list[str]:
-        """What was repaired or left out, for the log; never content."""
-        return self._composer.remarks
-
-    @property
-    def over(self) -> bool:
-        """Whether the last event is out."""
-        return self.reply.over
-
-    @property
-    def heard_out(self) -> bool:
-        """Whether the backend said its last word, so that its connection may serve again."""
-        return self._done
-
-    @property
-    def settled(self) -> bool:
-        """Whether the backend named the end."""
-        return self._done or self.reply.over
-
-    def begin(self) -> list[Event]:
-        """Opens the message before the backend said anything."""
-        self.reply.start(self._known())
-        return self.reply.take()
 
     def receive(self, data: bytes) -> list[Event]:
         """The events that follow from the next bytes of the body."""
         if self.reply.over:
             return []  # some servers go on after the end
         if self.whole_json:
-            self._body.append(data)
-            self._size += len(data)
-            if self._size > LONGEST_LINE:
-                return self.fail(bad_gateway(f"Backend {self._expected.backend} sent an answer without end."))
-            return []
+            return self._hold(data)
         try:
             events = self._reader.receive(data)
         except LineTooLong as fault:
@@ -143,13 +95,7 @@ class ResponsesStream:
             if self._expected.ends_without_done and self.spoken:
                 self._end("completed", {})
             else:
-                where = "in the middle of its answer" if self.spoken else "before it answered"
-                self._fail(bad_gateway(f"Backend {self._expected.backend} closed the connection {where}."))
-        return self.reply.take()
-
-    def fail(self, problem: Problem) -> list[Event]:
-        """The backend failed otherwise: its connection broke, it fell silent."""
-        self._fail(problem)
+                self._fail_as_cut()
         return self.reply.take()
 
     # ---- frames
@@ -400,9 +346,6 @@ class ResponsesStream:
         code = _word(_object(error).get("code")) or _word(_object(error).get("type"))
         status = _STATUSES.get(code, 400 if "image" in code else 200)
         self._fail(problem_from_error(self._expected.backend, error, status))
-
-    def _fail(self, problem: Problem) -> None:
-        self.reply.fail(problem)
 
 
 def _is_whole(arguments: str) -> bool:
