@@ -72,6 +72,7 @@ class DocumentBlock:
     source: Source
     title: str | None = None
     context: str | None = None
+    citations: Any = None
 
 
 @frozen
@@ -79,6 +80,7 @@ class SearchResultBlock:
     source: str
     title: str
     content: "Content"
+    citations: Any = None
 
 
 @frozen

@@ -107,3 +107,13 @@ class Failed:
 
 Delta = TextDelta | ThinkingDelta | SignatureDelta | InputDelta
 Event = MessageStart | BlockStart | Delta | BlockStop | MessageDelta | MessageStop | Ping | Failed
+
+
+def tells(event: Event) -> bool:
+    """Whether the event is news of the answer, rather than its frame or a sign of life."""
+    match event:
+        case TextDelta(text=words) | ThinkingDelta(thinking=words):
+            return bool(words)
+        case BlockStart(block={"type": "text" | "thinking"}) | MessageStart() | Ping():
+            return False
+    return True

@@ -3,17 +3,15 @@
 from hashlib import sha256
 from typing import Any
 
-from attrs import evolve
-
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.documents import Papers
 from claudeproxy.model.problems import Refusal, invalid_request
 from claudeproxy.translate import thinking
 from claudeproxy.translate.content import ContentReader
 from claudeproxy.translate.dialects import Dialect
-from claudeproxy.translate.structured import ask_for_schema
+from claudeproxy.translate.structured import ask_for_schema, wanted_format
 from claudeproxy.translate.tools import offer
-from claudeproxy.translate.translation import STRICT, Policy, Translation, used_ids
+from claudeproxy.translate.translation import STRICT, Policy, Translation, bare, emulated_fields, once, used_ids
 from claudeproxy.translate.turns import chat_messages
 
 #: Edits of the context that leave all as it is.
@@ -35,7 +33,7 @@ def to_chat(
     """
     for name in request.unservable:
         raise Refusal(invalid_request(f"{name}: not available on this backend; remove the field"))
-    reader = ContentReader(dialect.images != "no", policy.refuse_images, papers or {})
+    reader = ContentReader(dialect.images != "no", policy.refuse_images, papers or {}, dialect.image_types)
     messages = chat_messages(request, dialect, reader)
     if all(message["role"] == dialect.system_role for message in messages):
         raise Refusal(invalid_request("messages: no message has any content that this backend could read"))
@@ -44,22 +42,30 @@ def to_chat(
     offered = offer(request, dialect, policy.drop_server_tools)
     wanted = thinking.asked(request)
     body |= offered.fields
+    format = wanted_format(request, dialect, begun)
     dropped = [*offered.dropped, *reader.lost]
     dropped += thinking.ask(body, wanted, model, dialect)
-    dropped += ask_for_schema(body, request, dialect)
+    ask_for_schema(body, format)
+    dropped += format.dropped
     dropped += context_edits(request)
     dropped += sampling(body, request, model, dialect)
-    _limit(body, request, model, dialect)
+    dropped += _limit(body, request, model, dialect)
     _extras(body, request, dialect, session)
     return Translation(
-        body, tuple(dict.fromkeys(dropped)), offered.names, used_ids(request), offered.one_call, wanted, begun
+        body,
+        once(dropped),
+        offered.names,
+        used_ids(request),
+        offered.one_call,
+        wanted,
+        begun,
+        emulated=once(emulated_fields(request), offered.emulated, format.emulated),
     )
 
 
 def without_thinking(chat: Translation) -> Translation:
     """The same for a model that refuses to be asked to think."""
-    body = {name: value for name, value in chat.body.items() if name not in thinking.FIELDS}
-    return evolve(chat, body=body)
+    return bare(chat, thinking.FIELDS)
 
 
 def _prefill(body: dict[str, Any], dialect: Dialect) -> str:
@@ -74,12 +80,19 @@ def _prefill(body: dict[str, Any], dialect: Dialect) -> str:
     return str(last["content"])
 
 
-def _limit(body: dict[str, Any], request: MessagesRequest, model: str, dialect: Dialect) -> None:
+def _limit(body: dict[str, Any], request: MessagesRequest, model: str, dialect: Dialect) -> list[str]:
     if request.max_tokens is None:
-        return
+        return []
     most = min(request.max_tokens, dialect.max_output) if dialect.max_output else request.max_tokens
     newer = dialect.name == "kimi" and "k3" in model.lower()
     body["max_completion_tokens" if newer else dialect.max_tokens_field] = max(1, most)  # 0 only reads the prompt
+    return clamped(request, dialect)
+
+
+def clamped(request: MessagesRequest, dialect: Dialect) -> list[str]:
+    """The limit's name where the backend bears a shorter answer only."""
+    beyond = dialect.max_output and (request.max_tokens or 0) > dialect.max_output
+    return [f"max_tokens (at most {dialect.max_output})"] if beyond else []
 
 
 def sampling(body: dict[str, Any], request: MessagesRequest, model: str, dialect: Dialect) -> list[str]:

@@ -1,41 +1,29 @@
 """One Chat Completions stream to the events of an answer (PROTOCOL 4.3 and 5).
 
-The rows that the comments name are those of PROTOCOL 5. The machine is fed with bytes in any split; it never
-raises for what a backend says: nonsense becomes a failed answer, because from the first event on there is no
-other way to tell the client.
+The rows that the comments name are those of PROTOCOL 5.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from attrs import define, evolve, field
+from attrs import define, field
 
-from claudeproxy.model.events import Event, Usage
-from claudeproxy.model.problems import LONGEST_DETAIL, bad_gateway, overloaded
-from claudeproxy.translate.failures import problem_from_answer, problem_from_error
+from claudeproxy.model.problems import bad_gateway
+from claudeproxy.translate.failures import is_bare_error, problem_from_error
+from claudeproxy.translate.stops import CUTS, Ending, ending_of, shown_reason
 from claudeproxy.translate.stream_machine import StreamMachine
-from claudeproxy.translate.tool_calls import ToolCall, ToolCalls
+from claudeproxy.translate.tool_calls import ToolCall, ToolCalls, index_of
 from claudeproxy.translate.usage import from_chat, from_progress, from_timings
-from claudeproxy.wire.json import NotJSON, decode
-from claudeproxy.wire.lines import LineTooLong
-from claudeproxy.wire.sse import EventReader, ServerSentEvent
 
 #: The fields in which servers send reasoning; of several in one delta the first wins (row 32).
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
-#: Where errors without an ``error`` keep their words.
-_ERROR_WORDS = ("message", "detail", "errors")
-
-
 @define
 class ChatStream(StreamMachine):
-    """Feed it with `receive` and, at the body's end, `close`; each gives the events that follow from it."""
+    """`backends.generation.Machine` for Chat Completions."""
 
     _calls: ToolCalls = field(factory=ToolCalls, init=False)
-    _reader: EventReader = field(factory=EventReader, init=False)
-    #: From llama.cpp's progress and timings, for answers that bring no usage.
-    _measured: Usage | None = field(default=None, init=False)
     _finish: str = field(default="", init=False)
     _refused: bool = field(default=False, init=False)
     #: Row 54: the provider's own word for an end that the gateway calls a good one.
@@ -46,89 +34,25 @@ class ChatStream(StreamMachine):
         """Whether the backend named the end, so that a missing ``[DONE]`` need not be waited for (row 55)."""
         return bool(self._finish) or self.reply.over
 
-    def receive(self, data: bytes) -> list[Event]:
-        """The events that follow from the next bytes of the body."""
-        if self.reply.over:
-            return []  # row 56: data after the end
-        if self.whole_json:
-            return self._hold(data)
-        try:
-            events = self._reader.receive(data)
-        except LineTooLong as fault:
-            return self.fail(bad_gateway(f"Backend {self._expected.backend} sent {fault}."))
-        for event in events:
-            self._event(event)
-        return self.reply.take()
-
-    def close(self) -> list[Event]:
-        """The events that follow from the body's end: the answer's own end, or its failure (rows 50, 55)."""
-        if self.reply.over:
-            return []
-        if self.whole_json:
-            self._whole()
+    def _close(self) -> None:
+        if self._done or self._finish or self._expected.ends_without_done:
+            self._finished()
         else:
-            for event in self._reader.close():
-                self._event(event)
-        if not self.reply.over:
-            if self._done or self._finish or self._expected.ends_without_done:
-                self._end()
-            else:
-                self._fail_as_cut()
-        return self.reply.take()
+            self._fail_as_cut()
 
-    def _event(self, event: ServerSentEvent) -> None:
-        data = event.data.strip()
-        if self.reply.over or not data:
-            return
-        if data == b"[DONE]":
-            self._done = True
-            self._end()
-            return
-        if event.name == "error":  # row 67
-            self._fail(problem_from_answer(self._expected.backend, 200, data))
-            return
-        for chunk in self._chunks(event.data):
-            if not self.reply.over:
-                self._chunk(chunk)
-        if not self.reply.over and b"\n[DONE]" in data.replace(b"\r", b"\n"):  # row 66, in the last event too
-            self._done = True
-            self._end()
-
-    def _chunks(self, data: bytes) -> list[Any]:
-        try:
-            return [decode(data)]
-        except NotJSON:
-            pass
-        try:  # row 66: a server that forgets the blank line between events
-            return [decode(line) for line in data.split(b"\n") if line.strip() not in (b"", b"[DONE]")]
-        except NotJSON:
-            shown = data[:200].decode("utf-8", "replace")
-            self._fail(bad_gateway(f"Backend {self._expected.backend} sent what is no JSON: {shown}"))
-            return []
-
-    def _whole(self) -> None:
-        body = b"".join(self._body).strip()  # row 74: blank lines while it was thinking
-        try:
-            answer = decode(body)
-        except NotJSON:
-            shown = body[:LONGEST_DETAIL].decode("utf-8", "replace")
-            self._fail(problem_from_error(self._expected.backend, shown, 200))
-            return
+    def _last_word_said(self) -> None:
         self._done = True
-        self._chunk(answer)
+        self._finished()
 
-    def _chunk(self, chunk: Any) -> None:
-        if not isinstance(chunk, dict):
+    def _value(self, value: dict[str, Any], name: str) -> None:
+        if name == "error" or value.get("error") or is_bare_error(value):  # rows 42, 53, 67, 76, 77, 78
+            self._fail(problem_from_error(self._expected.backend, value, 200))
             return
-        if chunk.get("error") or _is_error(chunk):  # rows 42, 53, 76, 77, 78
-            self._fail(problem_from_error(self._expected.backend, chunk, 200))
-            return
-        self._count(chunk)
-        choices = chunk.get("choices")
-        if not isinstance(choices, list):
-            return
-        for choice in choices:
-            if isinstance(choice, dict) and not choice.get("index"):  # row 26: other choices are not ours
+        self._count(value)
+        choices = value.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            # Row 26: other choices are not ours. One without an index is the only one.
+            if isinstance(choice, dict) and not index_of(choice.get("index")) and not self.reply.over:
                 self._choice(choice)
 
     def _choice(self, choice: Mapping[str, Any]) -> None:
@@ -137,14 +61,10 @@ class ChatStream(StreamMachine):
             self._delta(delta)
         finish = choice.get("finish_reason")
         if finish and isinstance(finish, str):  # rows 48, 49: "" and null are no end
-            if finish == "insufficient_system_resource":
-                self._fail(overloaded(f"Backend {self._expected.backend} ran out of resources."))
-            elif finish in ("error", "network_error") and choice.get("error"):
-                self._fail(problem_from_error(self._expected.backend, choice["error"], 200))
-            elif finish in ("error", "network_error"):
-                self._fail(bad_gateway(f"Backend {self._expected.backend} failed in the middle of its answer."))
             self._finish = finish
-        if choice.get("native_finish_reason") == "network_error":
+            self._heed(finish, choice.get("error"))
+        native = choice.get("native_finish_reason")
+        if isinstance(native, str) and ending_of(native) in (Ending.BROKEN, Ending.BUSY):
             self._broke_off = True
 
     def _delta(self, delta: Mapping[str, Any]) -> None:
@@ -196,7 +116,7 @@ class ChatStream(StreamMachine):
             self._emit_calls(self._calls.complete())  # row 20
         self._composer.say(text)
         if self._composer.hit is not None and not self.reply.over:
-            self._end()
+            self._finished()
 
     def _emit_calls(self, calls: Iterable[ToolCall]) -> None:
         for call in calls:
@@ -215,44 +135,16 @@ class ChatStream(StreamMachine):
             self._measured = from_progress(chunk["prompt_progress"])
             self.reply.start(self._measured)  # the prompt was accepted and counted: no sooner can a message begin
 
-    def _known(self) -> Usage:
-        """The best counts so far; a prompt is never told to be 0 tokens long (row 45, PROTOCOL 7.7.4)."""
-        usage = self._usage or self._measured or Usage()
-        if not usage.prompt:
-            usage = evolve(usage, input=self._expected.prompt_tokens)
-        return usage if usage.output else evolve(usage, output=self._composer.pieces)
-
-    def _end(self) -> None:
-        cut = self._finish == "length"
+    def _finished(self) -> None:
+        ending = ending_of(self._finish)
+        if ending is None:
+            self.remarks.append(f"the answer ended for a reason that is not known: {shown_reason(self._finish)}")
         if self._composer.hit is None:
-            self._emit_calls(self._calls.finish(cut))
-        self.reply.start(self._known())
-        self._composer.close(self._calls.dropped)
-        usage = self._known()
-        if self._composer.hit is not None:
-            self.reply.end("stop_sequence", usage, self._composer.hit)
-        elif self._expected.silent:
-            self.reply.end("max_tokens", evolve(usage, output=0, thinking=None))
-        elif self._refused or self._finish == "content_filter":
-            self.reply.end("refusal", usage, refusal=True)
-        elif cut:
-            full = 0 < self._expected.window <= usage.prompt + usage.output
-            self.reply.end("model_context_window_exceeded" if full else "max_tokens", usage)
-        elif self._broke_off and not {"text", "tool_use"}.intersection(self.reply.kinds):
-            self._fail(bad_gateway(f"Backend {self._expected.backend} lost its connection to the model."))
-        elif "tool_use" in self.reply.kinds:  # rows 46 and 47: what was emitted decides
-            self.reply.end("tool_use", usage)
-        elif self.reply.kinds:
-            self.reply.end("end_turn", usage)
-        else:  # row 39: never a success without an answer
-            self._fail(bad_gateway(f"Backend {self._expected.backend} gave an empty answer."))
-
-
-def _is_error(chunk: Mapping[str, Any]) -> bool:
-    """Whether an object without choices is an error of one of the shapes that have no ``error`` (row 76)."""
-    if "choices" in chunk:
-        return False
-    return chunk.get("object") == "error" or any(isinstance(chunk.get(key), str | list) for key in _ERROR_WORDS)
+            self._emit_calls(self._calls.finish(cut=ending in CUTS))
+        doubt = None
+        if self._broke_off:
+            doubt = bad_gateway(f"Backend {self._expected.backend} lost its connection to the model.")
+        self._conclude(Ending.REFUSED if self._refused else ending, self._calls.dropped, doubt)
 
 
 def _text(part: Any, deepest: int = 8) -> str:

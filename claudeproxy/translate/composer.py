@@ -33,8 +33,12 @@ class Expected:
     names: Names = field(factory=Names)
     #: Ids of calls that the client knows from earlier turns.
     used_ids: frozenset[str] = frozenset()
+    #: The caller wants no call, though it offered tools (``tool_choice`` none): one is text, as in row 28.
+    forbids_calls: bool = False
     #: Only the first call counts (row 25).
     one_call: bool = False
+    #: Thinking was asked for.
+    thinks: bool = False
     #: Thinking is not shown, only signed (``display`` omitted).
     hides_thinking: bool = False
     think_tags: bool = False
@@ -65,7 +69,9 @@ class Expected:
             silent=request.max_tokens == 0,
             names=translation.names,
             used_ids=translation.used_ids,
+            forbids_calls=request.tool_choice is not None and request.tool_choice.type == "none",
             one_call=translation.one_call,
+            thinks=translation.wanted.on,
             hides_thinking=translation.wanted.hidden,
             think_tags=dialect.think_tags,
             starts_thinking=dialect.starts_thinking,
@@ -93,6 +99,7 @@ class Composer:
     _tags: ThinkTags | None = field(init=False)
     _used: set[str] = field(init=False)
     _calls: int = field(default=0, init=False)
+    _has_said: bool = field(default=False, init=False)
     _blank: str = field(default="", init=False)
     _begun: str = field(init=False)
     _repeated: str = field(default="", init=False)
@@ -151,6 +158,7 @@ class Composer:
         self.pieces += 1
         if self._expected.silent or self.done:
             return
+        self._has_said = True
         text = self._without_prefill(_clean(text))
         if self._tags is None:
             self._watch(text)
@@ -167,10 +175,11 @@ class Composer:
             return
         self._flush()
         name, arguments = _clean(call.name), _clean(call.arguments)
-        if not self._expected.names or not name:
-            self.remarks.append("a tool call that cannot be one was left as text")
+        if self._expected.forbids_calls or not self._expected.names or not name:
+            why = "the caller wanted none" if self._expected.forbids_calls else "it cannot be one"
+            self.remarks.append(f"a tool call was left as text: {why}")
             if arguments:
-                self._show(f"{name} {arguments}".lstrip())
+                self._show(f"{self._expected.names.restore(name)} {arguments}".lstrip())
             return
         if self._expected.one_call and self._calls:
             self.remarks.append("a second tool call was dropped: only one was allowed")
@@ -193,6 +202,9 @@ class Composer:
                 self._watch(rest)
             self._flush()
             self._tell_of(cut_calls)
+            if self._has_said and not any(self.reply.kinds):
+                # Blank, or no more than the prefill: an answer all the same, which no repetition would change.
+                self.reply.text(self._blank)
         self._sign()
 
     def _tell_of(self, cut_calls: Iterable[str]) -> None:
@@ -240,7 +252,7 @@ class Composer:
             return
         self._blank = ""
         self._sign()
-        self.reply.text(text.lstrip("\n") if self.reply.kinds else text)
+        self.reply.text(text.lstrip("\n") if any(self.reply.kinds) else text)
 
     def _think_in_tags(self, thought: str) -> None:
         self.think(thought, "content")

@@ -1,7 +1,7 @@
 """Content blocks to what a chat message can hold: texts and images (PROTOCOL 1.6, 4.1)."""
 
 import re
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -24,10 +24,13 @@ from claudeproxy.model.anthropic import (
 )
 from claudeproxy.model.documents import Paper, Papers
 from claudeproxy.model.problems import Refusal, invalid_request
+from claudeproxy.translate.names import shortened
 from claudeproxy.wire.json import encode_text
 
 #: What stands in for an image that the model cannot see.
 NO_IMAGE = "[image omitted: this model cannot see images]"
+#: The head of a GIF with its table of colours, in characters of base64; a multiple of four.
+_GIF_HEAD = 1200
 _SERVER_RESULTS = ("_tool_result", "server_tool_use")
 
 
@@ -53,6 +56,8 @@ class ContentReader:
     #: An image for a blind model is an error rather than a note.
     refuse_images: bool = False
     papers: Papers = field(factory=dict)
+    #: The media types of images that the server can decode; none if nothing is known.
+    image_types: tuple[str, ...] = ()
     lost: list[str] = field(factory=list, init=False)
 
     def pieces(self, blocks: Iterable[Block]) -> list[Piece]:
@@ -68,14 +73,18 @@ class ContentReader:
             case DocumentBlock():
                 yield from self._document(block)
             case SearchResultBlock(source, title, content):
+                self._note_citations("search_result", block.citations)
                 yield f"[Search result: {title} ({source})]"
                 yield from self.pieces(content)
             case ToolReferenceBlock(name):
-                yield f"Tool {name} is now available."
+                yield _now_available(name)
             case OtherBlock(kind, fields) if kind.endswith(_SERVER_RESULTS):
                 yield _server_history(kind, fields)
             case OtherBlock("tool_addition", {"tool": {"type": "tool_reference", "name": str(name)}}):
-                yield f"Tool {name} is now available."
+                yield _now_available(name)
+            case OtherBlock("container_upload"):
+                words = "a block of type container_upload needs a container: this backend has none; send the file's"
+                raise Refusal(invalid_request(f"messages: {words} content as text, image or document"))
             case OtherBlock(kind):
                 self.lost.append(kind)
             case _:
@@ -86,6 +95,11 @@ class ContentReader:
             case FileSource():
                 raise _no_files("image")
             case Base64Source(media_type, data):
+                kind = media_type.lower()
+                if self.sees and self.image_types and kind not in self.image_types:
+                    return self._undecodable(kind)
+                if self.sees and self.image_types and kind == "image/gif" and _moves(data):
+                    self.lost.append("image (all pictures of a GIF but the first)")
                 url = f"data:{media_type};base64,{data}"
             case URLSource(url):
                 pass
@@ -99,7 +113,19 @@ class ContentReader:
         self.lost.append("image")
         return NO_IMAGE
 
+    def _undecodable(self, kind: str) -> str:
+        if self.refuse_images:
+            raise Refusal(invalid_request(f"image: this backend's model cannot see {kind} images"))
+        self.lost.append(f"image ({kind})")
+        return f"[image omitted: {kind} cannot be read here]"
+
+    def _note_citations(self, kind: str, citations: Any) -> None:
+        """No translated backend can be asked to quote, and none marks what it quotes."""
+        if isinstance(citations, dict) and citations.get("enabled"):
+            self.lost.append(f"{kind}.citations")
+
     def _document(self, block: DocumentBlock) -> Iterator[Piece]:
+        self._note_citations("document", block.citations)
         yield f"[Document: {block.title}]" if block.title else "[Document]"
         if block.context:
             yield block.context
@@ -156,6 +182,19 @@ def chat_content(pieces: list[Piece]) -> str | list[dict[str, Any]]:
     return parts
 
 
+def _now_available(name: str) -> str:
+    """By the name that the model knows the tool by (PROTOCOL 4.1.12)."""
+    return f"Tool {shortened(name)} is now available."
+
+
+def _moves(data: str) -> bool:
+    """Whether a GIF repeats its pictures: the mark stands before the first of them."""
+    try:
+        return b"NETSCAPE2.0" in b64decode(data[:_GIF_HEAD])
+    except ValueError:
+        return False  # no base64: the server's own error says so
+
+
 def _no_files(kind: str) -> Refusal:
     return Refusal(invalid_request(f"{kind}.source.file_id: files are not available on this backend; send the data"))
 
@@ -184,9 +223,13 @@ def _words(found: Any) -> Iterator[str]:
             for each in found:
                 yield from _words(each)
         case dict() if found.get("media_type", "text/plain") == "text/plain":
-            inner = [found[key] for key in _READABLE if found.get(key)]
+            inner = [_read(key, found[key]) for key in _READABLE if found.get(key)]
             yield " ".join(each for each in inner if isinstance(each, str))
             yield from _words([each for each in inner if not isinstance(each, str)])
+
+
+def _read(key: str, value: Any) -> Any:
+    return shortened(value) if key == "tool_name" and isinstance(value, str) else value
 
 
 def _kind(block: Block) -> str:

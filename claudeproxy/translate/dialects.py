@@ -60,6 +60,8 @@ class Dialect:
     # ---- images
     #: ``unknown`` images are sent, and an error says what happened.
     images: str = field(default="unknown", validator=in_(("yes", "no", "unknown")))
+    #: The media types that the server can decode; none for a server of which nothing is known.
+    image_types: tuple[str, ...] = ()
 
     # ---- reasoning
     #: How thinking is asked for; see ``translate.thinking``.
@@ -132,6 +134,8 @@ DIALECTS: dict[str, Dialect] = {
             parallel_flag=True,
             schemas="grammar",
             schema_output="json_schema",
+            # Without WebP, which it refuses or, in some versions, leaves out without a word; of GIFs the first picture.
+            image_types=("image/png", "image/jpeg", "image/jpg", "image/gif", "image/bmp"),
             thinking="template",
             budget_field="thinking_budget_tokens",
             reasoning_echo="reasoning_content",

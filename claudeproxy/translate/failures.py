@@ -2,6 +2,9 @@
 
 import re
 from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from math import ceil
 from typing import Any
 
 from attrs import evolve
@@ -15,12 +18,28 @@ from claudeproxy.model.problems import (
     overloaded,
     prompt_too_long,
 )
-from claudeproxy.wire.json import NotJSON, decode
+from claudeproxy.wire.json import NotJSON, decode, encode_text
 
 #: Of a text no more than this is searched; and no expression here takes more than linear time for it.
 _LONGEST_SEARCHED = 16_384
 #: The same for the codes and types of an error.
 _LONGEST_SIGN = 64
+#: Of a text that may be a piece of an answer no more than this is told.
+_LONGEST_SHOWN = 100
+#: A date in a header is shorter.
+_LONGEST_DATE = 64
+_BAD_GATEWAY = 502
+#: An estimate of the prompt may be too low: with nothing in the answer, so much of the window counts as all of it.
+NEARLY = 0.9
+#: Where errors without an ``error`` keep their words.
+_ERROR_WORDS = ("message", "detail", "errors")
+#: Where an error may say what is wrong, the most telling first.
+_WORDED = (
+    *("error", "message", "detail", "msg", "error_msg", "error_message", "errorMessage", "error_description"),
+    *("errors", "reason", "description", "title", "text", "code"),
+)
+#: Of an error that says it nowhere, no more than this is told.
+_LONGEST_UNKNOWN = 200
 _NUMBER = r"[0-9][0-9,]{0,15}"
 _WINDOW = rf"maximum context length (?:is|of) (?P<m>{_NUMBER}) tokens"
 #: Prompt, asked-for answer (where it is named) and window, in the servers' words for a sum that is too much.
@@ -61,8 +80,8 @@ _OVERFLOWS = tuple(
         r"maximum context length",
         r"exceeded model token limit|exceeds the maximum number of tokens allowed",
         r"prompt is too long|prompt exceeds max length|input is too long",
-        # vLLM took the prompt off the window, and less than nothing was left. One digit may be a caller's own slip.
-        r"max_tokens must be at least 1, got -[0-9]{2}",
+        # vLLM took the prompt off the window, and nothing was left: we never ask for less than 1.
+        r"max_(?:completion_|output_|new_)?tokens must be at least 1, got (?:-[0-9]|0)",
     )
 )
 #: Errors of a server's own that come as 500 though repeating them is useless (issue 3; PROTOCOL 3.2).
@@ -83,8 +102,12 @@ _SIGNS = (
     (404, ("notfound",)),
     (400, ("invalidrequest", "badrequest", "invalidargument")),
 )
-#: Ollama's words for a model that it does not have.
-_NO_MODEL = re.compile(r"model ['\"](?P<name>[^'\"]+)['\"] (?:was )?not found", re.IGNORECASE)
+#: The servers' words for a model that they do not have.
+_NO_MODEL = re.compile(
+    r"model:? [`'\"](?P<name>[^`'\"]{1,200})[`'\"]:? (?:(?:was |is )?not found|does not exist|is not valid)"
+    r"|(?P<bare>[^\s`'\"]{1,200}) is not a valid model",
+    re.IGNORECASE,
+)
 #: No branch looks beyond the next tag of its own kind, so that tags that nobody closes cost no more than others.
 _TAGS = re.compile(
     r"<(script|style|title)\b(?:[^<]++|<(?!/?\1\b))*+</\1\s*+>|<[^<>]+>",
@@ -92,7 +115,7 @@ _TAGS = re.compile(
 )
 
 
-def problem_from_answer(backend: str, status: int, body: bytes, retry_after: str | None = None) -> Problem:
+def problem_from_answer(backend: str, status: int, body: bytes, retry_after: int | None = None) -> Problem:
     """A backend's error answer, whatever its shape. The message names the backend and keeps its words."""
     try:
         said: Any = decode(body)
@@ -101,10 +124,61 @@ def problem_from_answer(backend: str, status: int, body: bytes, retry_after: str
     return problem_from_error(backend, said, status, retry_after)
 
 
-def problem_from_error(backend: str, said: Any, status: int, retry_after: str | None = None) -> Problem:
+def problem_from_text(backend: str, said: bytes) -> Problem:
+    """What came where JSON was due. Overflows and the like are known by their words; anything else is shown in part,
+    for the client alone: it may be a piece of the answer, as it surely is if it began as JSON."""
+    text = said.decode("utf-8", "replace")
+    problem = problem_from_error(backend, text, 200)
+    if problem.status != _BAD_GATEWAY and not text.lstrip().startswith("{"):
+        return problem
+    shown = "".join(letter for letter in _words(text) or text if letter.isprintable())[:_LONGEST_SHOWN]
+    return bad_gateway(f"Backend {backend} sent what is no JSON: {shown}")
+
+
+def empty_answer(backend: str, counted: int, estimated: int, window: int) -> Problem:
+    """An answer without anything in it (row 39): some servers do not say otherwise that the prompt was too long.
+
+    All numbers are tokens: the prompt as the backend ``counted`` it and the ``window``, 0 where they are not known, and
+    the prompt as we ``estimated`` it. Only a count goes into the message (PROTOCOL 3.3).
+    """
+    if 0 < window < counted:
+        return prompt_too_long(counted, window)
+    if 0 < window <= (counted or estimated / NEARLY):
+        return prompt_too_long()
+    return bad_gateway(f"Backend {backend} gave an empty answer.")
+
+
+def is_bare_error(said: Mapping[str, Any]) -> bool:
+    """Whether an object without choices is an error of one of the shapes that have no ``error`` (row 76)."""
+    if "choices" in said:
+        return False
+    return said.get("object") == "error" or any(isinstance(said.get(key), str | list) for key in _ERROR_WORDS)
+
+
+def seconds_to_wait(retry_after: str, date: str = "") -> int | None:
+    """``retry-after`` in whole seconds, rounded up; None for what is none.
+
+    A time of day is measured from the answer's own ``date``, so that no two clocks need to agree.
+    """
+    try:
+        return max(0, ceil(float(retry_after)))
+    except (ValueError, OverflowError):
+        until, now = _moment(retry_after), _moment(date)
+        return None if until is None or now is None else max(0, ceil(until - now))
+
+
+def _moment(date: str) -> float | None:
+    try:
+        moment = parsedate_to_datetime(date[:_LONGEST_DATE])
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError, TypeError, IndexError):  # what it raises depends on the release
+        return None
+
+
+def problem_from_error(backend: str, said: Any, status: int, retry_after: int | None = None) -> Problem:
     """An error value: an object of any of the shapes of row 76, or a text; ``status`` unless it carries its own."""
     error = said.get("error", said) if isinstance(said, dict) else said
-    words = _words(said) or f"an empty answer with status {status}"
+    words = _words(said) or _unworded(said) or f"an empty answer with status {status}"
     answered, status = status, _status(error, status)
     overflow = _overflow(error, words, status)
     if overflow is not None:
@@ -119,8 +193,8 @@ def problem_from_error(backend: str, said: Any, status: int, retry_after: str | 
         return bad_gateway(f"Backend {backend}: {words}")
     unknown = _NO_MODEL.search(words) if status == 404 else None
     if unknown is not None:
-        return from_status(404, f"model: {unknown['name']} (backend {backend}: {words})")
-    return from_status(status, f"Backend {backend}: {words}", _seconds(retry_after))
+        return from_status(404, f"model: {unknown['name'] or unknown['bare']} (backend {backend}: {words})")
+    return from_status(status, f"Backend {backend}: {words}", retry_after)
 
 
 def _overflow(error: Any, words: str, status: int) -> Problem | None:
@@ -185,11 +259,16 @@ def _words(said: Any) -> str:
     if isinstance(metadata, dict) and isinstance(metadata.get("raw"), str):
         # OpenRouter wraps the provider's own error, which tells more than its own words do.
         return _words(_parsed(metadata["raw"])) or _words(said.get("message"))
-    for name in ("error", "message", "detail", "msg", "reason", "code"):
+    for name in _WORDED:
         found = _words(said.get(name))
         if found:
             return found
     return ""
+
+
+def _unworded(said: Any) -> str:
+    """An error of a shape that nobody knows, as it is, in part."""
+    return encode_text(said)[:_LONGEST_UNKNOWN] if said and not isinstance(said, str) else ""
 
 
 def _parsed(text: str) -> Any:
@@ -234,14 +313,6 @@ def _is_permanent(error: Any, words: str, status: int) -> bool:
     if status == 404:  # OpenRouter: "No endpoints found that support image input"
         return "image input" in words.lower()
     return (status < 400 or status >= 500) and _PERMANENT.search(words) is not None
-
-
-def _seconds(retry_after: str | None) -> int | None:
-    """``retry-after`` in whole seconds, rounded up; a date is not passed on."""
-    try:
-        return max(0, -int(-float(retry_after) // 1)) if retry_after else None
-    except (ValueError, OverflowError):
-        return None
 
 
 def _int(digits: str) -> int:

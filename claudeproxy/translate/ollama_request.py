@@ -15,7 +15,8 @@ from claudeproxy.model.problems import Refusal, invalid_request
 from claudeproxy.translate.chat_request import to_chat
 from claudeproxy.translate.dialects import Dialect
 from claudeproxy.translate.names import Names
-from claudeproxy.translate.translation import STRICT, Policy, Translation
+from claudeproxy.translate.structured import say_last
+from claudeproxy.translate.translation import STRICT, Policy, Translation, bare, once
 from claudeproxy.translate.turns import ChatMessage, reminder
 from claudeproxy.wire.json import decode
 
@@ -59,23 +60,24 @@ def to_ollama(
     if keep_alive:
         # A number is in seconds; only texts have units.
         body["keep_alive"] = int(keep_alive) if keep_alive.lstrip("-").isdecimal() else keep_alive
-    names, dropped = chat.names, list(chat.dropped)
+    names, emulated = chat.names, list(chat.emulated)
     choice = said.get("tool_choice", "auto")
     if choice == "none":  # PROTOCOL 4.8: nothing else keeps the model from calling
         names = Names()
+        emulated.append("tool_choice")
     elif "tools" in said:
         body["tools"] = said["tools"]
         if choice != "auto":
             _insist(messages, [tool["function"]["name"] for tool in said["tools"]])
-            dropped.append("tool_choice (asked for in words)")
-    return evolve(chat, body=body, names=names, dropped=tuple(dict.fromkeys(dropped)))
+            emulated = [name for name in emulated if name != "tool_choice"] + ["tool_choice (asked for in words)"]
+    return evolve(chat, body=body, names=names, emulated=once(emulated))
 
 
 def without_thinking(translation: Translation) -> Translation:
     """The same for a model that refuses to be asked to think, or to be told how much; not to think refuses none."""
     if not translation.body.get("think"):
         return translation
-    return evolve(translation, body={name: value for name, value in translation.body.items() if name != "think"})
+    return bare(translation, ("think",))
 
 
 def _messages(messages: list[ChatMessage]) -> Iterator[ChatMessage]:
@@ -130,9 +132,4 @@ def _format(response_format: dict[str, Any]) -> Any:
 def _insist(messages: list[ChatMessage], tools: list[str]) -> None:
     """Ollama has no ``tool_choice`` (PROTOCOL 4.8): the model is asked, at the end, where it breaks no prefix."""
     which = f"the tool {tools[0]}" if len(tools) == 1 else "one of the tools"
-    words = reminder(f"Answer this time with a call of {which}, and with nothing else.")
-    last = messages[-1]
-    if last["role"] in ("user", "tool"):
-        messages[-1] = last | {"content": f"{last['content']}\n\n{words}".lstrip()}
-    else:
-        messages.append({"role": "user", "content": words})
+    say_last(messages, reminder(f"Answer this time with a call of {which}, and with nothing else."))

@@ -1,22 +1,16 @@
-"""One stream of Ollama's own ``/api/chat`` to the events of an answer (PROTOCOL 4.3, 4.8; rows of section 5).
+"""One stream of Ollama's own ``/api/chat`` to the events of an answer (PROTOCOL 4.3, 4.8; rows of section 5)."""
 
-The machine is fed with bytes in any split; it never raises for what a backend says: nonsense becomes a failed answer.
-"""
-
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from attrs import define, evolve, field
+from attrs import define
 
-from claudeproxy.model.events import Event, Usage
-from claudeproxy.model.problems import LONGEST_DETAIL, bad_gateway
 from claudeproxy.translate.failures import problem_from_error
+from claudeproxy.translate.stops import shown_reason
 from claudeproxy.translate.stream_machine import StreamMachine
 from claudeproxy.translate.tool_calls import ToolCall, mended
 from claudeproxy.translate.usage import from_ollama
-from claudeproxy.wire.json import NotJSON, decode, encode_text
-from claudeproxy.wire.lines import LineTooLong
-from claudeproxy.wire.ndjson import ValueReader
+from claudeproxy.wire.json import encode_text
 
 #: The ends of requests that only load or unload the model, and the end that old servers do not name (row 84).
 _NOTHING_SAID = ("load", "unload", "")
@@ -24,62 +18,16 @@ _NOTHING_SAID = ("load", "unload", "")
 
 @define
 class OllamaStream(StreamMachine):
-    """Feed it with `receive` and, at the body's end, `close`; each gives the events that follow from it."""
+    """`backends.generation.Machine` for Ollama's own API."""
 
-    _reader: ValueReader = field(factory=ValueReader, init=False)
-
-    def receive(self, data: bytes) -> list[Event]:
-        """The events that follow from the next bytes of the body."""
-        if self.reply.over:
-            return []
-        if not self.whole_json:
-            self._read(self._reader.receive(data))
-            return self.reply.take()
-        return self._hold(data)
-
-    def close(self) -> list[Event]:
-        """The events that follow from the body's end: the answer's own end, or its failure (row 50)."""
-        if self.reply.over:
-            return []
-        if self.whole_json:
-            self._read(self._whole())
+    def _close(self) -> None:
+        if self._expected.ends_without_done:
+            self._finished("stop")
         else:
-            self._read(self._reader.close())
-        if not self.reply.over:
-            if self._expected.ends_without_done:
-                self._end("stop")
-            else:
-                self._fail_as_cut()
-        return self.reply.take()
+            self._fail_as_cut()
 
-    def _read(self, values: Iterator[Any]) -> None:
-        try:
-            for value in values:
-                self._value(value)
-                if self.reply.over:
-                    return
-        except LineTooLong as fault:
-            self._fail(bad_gateway(f"Backend {self._expected.backend} sent {fault}."))
-        except NotJSON as fault:
-            self._fail(bad_gateway(f"Backend {self._expected.backend} sent a line that is no JSON: {fault}"))
-
-    def _whole(self) -> Iterator[Any]:
-        body = b"".join(self._body).strip()
-        try:
-            yield decode(body)
-            return
-        except NotJSON:
-            if b'"done"' not in body:
-                shown = body[:LONGEST_DETAIL].decode("utf-8", "replace")
-                self._fail(problem_from_error(self._expected.backend, shown, 200))
-                return
-        yield from self._reader.receive(body)  # lines after all, under the wrong name
-        yield from self._reader.close()
-
-    def _value(self, value: Any) -> None:
-        if not isinstance(value, dict):
-            return
-        if value.get("error"):  # PROTOCOL 4.8: also in the middle of a stream
+    def _value(self, value: dict[str, Any], name: str) -> None:
+        if name == "error" or value.get("error"):  # PROTOCOL 4.8: also in the middle of a stream
             self._fail(problem_from_error(self._expected.backend, value, 200))
             return
         message = value.get("message")
@@ -89,7 +37,7 @@ class OllamaStream(StreamMachine):
             self._done = True
             self._usage = from_ollama(value)
             reason = value.get("done_reason")
-            self._end(reason if isinstance(reason, str) else "")
+            self._finished(reason if isinstance(reason, str) else "")
 
     def _message(self, message: Mapping[str, Any]) -> None:
         thought, text = message.get("thinking"), message.get("content")
@@ -100,7 +48,7 @@ class OllamaStream(StreamMachine):
             self.reply.start(self._known())
             self._composer.say(text)
             if self._composer.hit is not None:
-                self._end("stop")
+                self._finished("stop")
                 return
         calls = message.get("tool_calls")
         for call in calls if isinstance(calls, list) else ():
@@ -108,33 +56,16 @@ class OllamaStream(StreamMachine):
                 self.reply.start(self._known())
                 self._composer.call(_call(call))
 
-    def _known(self) -> Usage:
-        """The best counts so far; a prompt is never told to be 0 tokens long (row 45)."""
-        usage = self._usage or Usage()
-        if not usage.prompt:
-            usage = evolve(usage, input=self._expected.prompt_tokens)
-        return usage if usage.output else evolve(usage, output=self._composer.pieces)
-
-    def _end(self, reason: str) -> None:
-        self.reply.start(self._known())
-        self._composer.close()
-        usage = self._known()
-        if self._composer.hit is not None:
-            self.reply.end("stop_sequence", usage, self._composer.hit)
-        elif self._expected.silent:
-            self.reply.end("max_tokens", evolve(usage, output=0))
-        elif reason == "length":
-            full = 0 < self._expected.window <= usage.prompt + usage.output
-            self.reply.end("model_context_window_exceeded" if full else "max_tokens", usage)
-        elif "tool_use" in self.reply.kinds:  # row 46: it says "stop" though it called
-            self.reply.end("tool_use", usage)
-        elif self.reply.kinds:
-            self.reply.end("end_turn", usage)
-        elif reason in _NOTHING_SAID:
+    def _finished(self, reason: str) -> None:
+        ending = self._heed(reason)
+        if self.reply.over:
+            return
+        if ending is None:
+            self.remarks.append(f"the answer ended for a reason that is not known: {shown_reason(reason)}")
+        if reason in _NOTHING_SAID and not (self.spoken or self._expected.silent):
+            self.reply.start(self._known())
             self.reply.text("")
-            self.reply.end("end_turn", usage)
-        else:  # row 39: never a success without an answer
-            self._fail(bad_gateway(f"Backend {self._expected.backend} gave an empty answer."))
+        self._conclude(ending)
 
 
 def _call(call: Mapping[str, Any]) -> ToolCall:

@@ -22,6 +22,9 @@ from claudeproxy.translate.grammar import EventMachine, State
 #: PROTOCOL row 71 and the decision above the rows: no delta of ours is larger, in bytes of JSON text.
 LARGEST_PIECE = 16 * 1024
 
+_TEXT = {"type": "text", "text": ""}
+_THINKING = {"type": "thinking", "thinking": "", "signature": ""}
+
 
 @define
 class Reply:
@@ -37,7 +40,7 @@ class Reply:
     _events: list[Event] = field(factory=list, init=False)
     _open: str = field(default="", init=False)
     _index: int = field(default=0, init=False)
-    #: The kinds of the blocks so far, in order.
+    #: The kinds of the blocks so far, in order; "" for one that holds nothing but signs of life.
     kinds: list[str] = field(factory=list, init=False)
 
     @property
@@ -60,10 +63,22 @@ class Reply:
         if not self.started:
             self._add(MessageStart(self.id, self.model, usage))
 
+    def keep_alive(self, thinks: bool) -> None:
+        """An empty piece of the open block, which every client takes for a sign of life (CLIENTS.md). Where none is
+        open, one of thinking or of text begins, which what comes next goes on in, if it is of that kind."""
+        if not self._open:
+            self._begin(dict(_THINKING if thinks else _TEXT))
+            self.kinds[-1] = ""  # it has no content yet
+        if self._open == "text":
+            self._add(TextDelta(self._index, ""))
+        else:
+            self._add(ThinkingDelta(self._index, ""))
+
     def text(self, text: str) -> None:
         """More of the answer's text."""
         if self._open != "text":
-            self._begin({"type": "text", "text": ""})
+            self._begin(dict(_TEXT))
+        self.kinds[-1] = "text"
         self._add(TextDelta(self._index, text))
 
     def thinking(self, thinking: str) -> None:
@@ -74,7 +89,8 @@ class Reply:
     def open_thinking(self) -> None:
         """A thinking block, even if none of its text is shown."""
         if self._open != "thinking":
-            self._begin({"type": "thinking", "thinking": "", "signature": ""})
+            self._begin(dict(_THINKING))
+        self.kinds[-1] = "thinking"
 
     def sign(self, signature: str) -> None:
         """Ends the open thinking block with its signature; without one open, does nothing."""

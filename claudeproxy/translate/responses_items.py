@@ -28,9 +28,12 @@ from claudeproxy.translate.signatures import read
 from claudeproxy.translate.turns import (
     ERROR_MARK,
     IMAGE_BELOW,
+    NO_ANSWER,
     NO_OUTPUT,
     NO_RESULT,
+    THOUGHTS,
     arguments_of,
+    holds_thought,
     reminder,
     without_billing,
 )
@@ -52,6 +55,7 @@ def input_items(request: MessagesRequest, dialect: Dialect, reader: ContentReade
         else:
             conversation.between(list(messages))
     conversation.between([])  # a call that ends the conversation has no result either
+    conversation.end()
     return conversation.items
 
 
@@ -69,6 +73,8 @@ class _Conversation:
     _calls: list[tuple[str, str]] = field(factory=list, init=False)
     #: What the user's message at the end was made of.
     _said: list[Piece] = field(factory=list, init=False)
+    #: The newest item that stands in for a turn of the model's with nothing to show.
+    _silent: Item | None = field(default=None, init=False)
 
     def system(self, text: str) -> None:
         if text:
@@ -88,9 +94,23 @@ class _Conversation:
                     self._calls.append((block.id, turn[-1]["call_id"]))
                 elif isinstance(block, ThinkingBlock):
                     turn += self._reasoning(block)
+                else:
+                    self._reader.lost.append("redacted_thinking")
         while turn and turn[-1]["type"] == "reasoning":  # an item that nothing follows is refused
             turn.pop()
+            self._reader.lost.append(THOUGHTS)
+        if turn and self.items and self.items[-1] is self._silent:
+            self.items.pop()
         self.items += turn
+        if not turn and any(item.get("role") != self._dialect.system_role for item in self.items):
+            if self.items[-1].get("role") != "assistant":
+                self._silent = message("assistant", [NO_ANSWER])
+                self.items.append(self._silent)
+
+    def end(self) -> None:
+        """After the last turn."""
+        if self.items and self.items[-1] is self._silent:
+            self.items.pop()
 
     def between(self, stretch: list[Message]) -> None:
         """All that stands between two of the model's turns."""
@@ -165,6 +185,8 @@ class _Conversation:
             if item.get("encrypted_content"):
                 item.pop("content", None)
                 yield item
+            elif holds_thought(block, reasoning):
+                self._reader.lost.append(THOUGHTS)
             return
         hidden = reasoning.data if reasoning is not None and isinstance(reasoning.data, str) else ""
         text = hidden or block.thinking
@@ -172,6 +194,8 @@ class _Conversation:
             item["content"] = [{"type": "reasoning_text", "text": text}]
         if item.get("content"):
             yield item | {"encrypted_content": ""}
+        elif holds_thought(block, reasoning):
+            self._reader.lost.append(THOUGHTS)
 
 
 #: Blocks of the model's turn that are items of their own, or none.

@@ -2,24 +2,19 @@
 
 from typing import Any
 
-from attrs import evolve
-
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.documents import Papers
 from claudeproxy.model.problems import Refusal, invalid_request
 from claudeproxy.translate import thinking
-from claudeproxy.translate.chat_request import context_edits, hashed, sampling
+from claudeproxy.translate.chat_request import clamped, context_edits, hashed, sampling
 from claudeproxy.translate.content import ContentReader
 from claudeproxy.translate.dialects import Dialect
 from claudeproxy.translate.responses_items import input_items, message
-from claudeproxy.translate.schemas import cleaned, fits_strict
-from claudeproxy.translate.structured import wish
+from claudeproxy.translate.structured import Format, wanted_format
 from claudeproxy.translate.thinking import Asked
 from claudeproxy.translate.tools import offer
-from claudeproxy.translate.translation import STRICT, Policy, Translation, used_ids
+from claudeproxy.translate.translation import STRICT, Policy, Translation, bare, emulated_fields, once, used_ids
 
-#: What the API wants as a name of an answer's schema; models see it, so it is always the same.
-_NAME = "answer"
 #: The fields of a body that ask for thinking.
 _THINKING = ("reasoning", "include", *thinking.FIELDS)
 
@@ -39,7 +34,7 @@ def to_responses(
     """
     for name in request.unservable:
         raise Refusal(invalid_request(f"{name}: not available on this backend; remove the field"))
-    reader = ContentReader(dialect.images != "no", policy.refuse_images, papers or {})
+    reader = ContentReader(dialect.images != "no", policy.refuse_images, papers or {}, dialect.image_types)
     items = input_items(request, dialect, reader)
     if all(item.get("role") == dialect.system_role for item in items):
         raise Refusal(invalid_request("messages: no message has any content that this backend could read"))
@@ -48,22 +43,34 @@ def to_responses(
     offered = offer(request, dialect, policy.drop_server_tools)
     wanted = thinking.asked(request)
     body |= _flat(offered.fields)
+    format = wanted_format(request, dialect, begun)
     dropped = [*offered.dropped, *reader.lost]
     dropped += _think(body, wanted, model, dialect)
-    dropped += _ask_for_schema(body, request, dialect)
+    _ask_for_schema(body, format)
+    dropped += format.dropped
     dropped += context_edits(request)
     dropped += sampling(body, request, model, dialect)
     limit = _limit(request, dialect)
+    dropped += clamped(request, dialect)
     if limit:
         body["max_output_tokens"] = limit
     _extras(body, request, dialect, session)
-    known = dict.fromkeys(dropped)
-    return Translation(body, tuple(known), offered.names, used_ids(request), offered.one_call, wanted, begun, limit)
+    return Translation(
+        body,
+        once(dropped),
+        offered.names,
+        used_ids(request),
+        offered.one_call,
+        wanted,
+        begun,
+        limit,
+        once(emulated_fields(request), offered.emulated, format.emulated),
+    )
 
 
 def without_thinking(translation: Translation) -> Translation:
     """The same for a model that refuses to be asked to think."""
-    return evolve(translation, body={k: v for k, v in translation.body.items() if k not in _THINKING})
+    return bare(translation, _THINKING)
 
 
 def _prefill(items: list[dict[str, Any]], dialect: Dialect) -> str:
@@ -101,21 +108,13 @@ def _think(body: dict[str, Any], wanted: Asked, model: str, dialect: Dialect) ->
     return dropped
 
 
-def _ask_for_schema(body: dict[str, Any], request: MessagesRequest, dialect: Dialect) -> list[str]:
-    wanted = request.output_config.format if request.output_config is not None else None
-    if wanted is None or wanted.schema is None:
-        return []
-    if wanted.type != "json_schema":
-        return ["output_config.format"]
-    if dialect.schema_output == "json_schema":
-        schema = cleaned(wanted.schema, dialect.schemas)
-        strict = not dialect.strict_tools or fits_strict(wanted.schema)
-        body["text"] = {"format": {"type": "json_schema", "name": _NAME, "schema": schema, "strict": strict}}
-        return []
-    if dialect.schema_output == "json_object":
-        body["text"] = {"format": {"type": "json_object"}}
-    body["input"] = [*body["input"], message("user", [wish(wanted.schema)])]  # at the end, where it breaks no prefix
-    return ["output_config.format (asked for in words)"]
+def _ask_for_schema(body: dict[str, Any], wanted: Format) -> None:
+    if wanted.fields:
+        body["text"] = {"format": wanted.fields}
+    if wanted.words:  # at the end, where it breaks no prefix; but before an answer that the client began
+        items = body["input"]
+        end = len(items) - (items[-1].get("role") == "assistant")
+        body["input"] = [*items[:end], message("user", [wanted.words]), *items[end:]]
 
 
 def _limit(request: MessagesRequest, dialect: Dialect) -> int:

@@ -11,17 +11,15 @@ from typing import Any
 
 from attrs import define, evolve, field
 
-from claudeproxy.model.events import Event, Usage
-from claudeproxy.model.problems import LONGEST_DETAIL, bad_gateway
-from claudeproxy.translate.failures import problem_from_error
+from claudeproxy.translate.failures import is_bare_error, problem_from_error
 from claudeproxy.translate.responses_items import SIGNED
+from claudeproxy.translate.responses_progress import Item, Items, mapping, objects, word
 from claudeproxy.translate.signatures import Reasoning
+from claudeproxy.translate.stops import CUTS, Ending, ending_of
 from claudeproxy.translate.stream_machine import StreamMachine
 from claudeproxy.translate.tool_calls import ToolCall, mended
 from claudeproxy.translate.usage import from_progress, from_responses, from_timings
 from claudeproxy.wire.json import NotJSON, decode, encode_text
-from claudeproxy.wire.lines import LineTooLong
-from claudeproxy.wire.sse import EventReader, ServerSentEvent
 
 #: The errors of a response, by code, that are not the server's fault, and the statuses that they should have had.
 #: Those that name an image are faults of the request, too.
@@ -40,101 +38,45 @@ _STATUSES = {
 _ENDS = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
 
 
-@define(eq=False)
-class _Item:
-    """An item of the answer as far as it has come."""
-
-    kind: str = ""
-    call_id: str = ""
-    name: str = ""
-    arguments: list[str] = field(factory=list)
-    #: Which of its texts has come in pieces: of reasoning, the first kind wins (row 32).
-    heard: str = ""
-    #: The part of its summary, or of its text, that came last.
-    part: Any = None
-    ended: bool = False
-
-
 @define
 class ResponsesStream(StreamMachine):
     """`backends.generation.Machine` for the Responses API."""
 
-    _reader: EventReader = field(factory=EventReader, init=False)
-    _items: dict[Any, _Item] = field(factory=dict, init=False)
+    _items: Items = field(factory=Items, init=False)
     #: A call whose arguments are not whole, though it ended: whether they were cut shows what follows.
     _doubtful: ToolCall | None = field(default=None, init=False)
     #: What is being thought, as far as it was shown.
     _thought: list[str] = field(factory=list, init=False)
-    _measured: Usage | None = field(default=None, init=False)
     _refused: bool = field(default=False, init=False)
 
-    def receive(self, data: bytes) -> list[Event]:
-        """The events that follow from the next bytes of the body."""
-        if self.reply.over:
-            return []  # some servers go on after the end
-        if self.whole_json:
-            return self._hold(data)
-        try:
-            events = self._reader.receive(data)
-        except LineTooLong as fault:
-            return self.fail(bad_gateway(f"Backend {self._expected.backend} sent {fault}."))
-        for event in events:
-            self._frame(event)
-        return self.reply.take()
-
-    def close(self) -> list[Event]:
-        """The events that follow from the body's end: without the response's own end it is a cut (row 50)."""
-        if self.reply.over:
-            return []
-        if self.whole_json:
-            self._whole()
+    def _close(self) -> None:
+        if self._expected.ends_without_done and self.spoken:
+            self._complete("completed", {})
         else:
-            for event in self._reader.close():
-                self._frame(event)
-        if not self.reply.over:
-            if self._expected.ends_without_done and self.spoken:
-                self._end("completed", {})
-            else:
-                self._fail_as_cut()
-        return self.reply.take()
+            self._fail_as_cut()
 
-    # ---- frames
+    def _value(self, value: dict[str, Any], name: str) -> None:
+        kind = word(value.get("type")) or name
+        if kind:
+            self._notice(kind, value)
+        elif "output" in value or value.get("object") == "response":  # row 72: the whole response
+            self._last_word(word(value.get("status")) or "completed", value)
+        elif value.get("error") or is_bare_error(value):
+            self._blame(value.get("error") or value)
+        else:
+            self._measure(value)
 
-    def _frame(self, frame: ServerSentEvent) -> None:
-        data = frame.data.strip()
-        if self.reply.over or not data or data == b"[DONE]":  # said by servers that know it from chats
-            return
-        try:
-            event = decode(data)
-        except NotJSON:
-            shown = data[:200].decode("utf-8", "replace")
-            self._fail(bad_gateway(f"Backend {self._expected.backend} sent what is no JSON: {shown}"))
-            return
-        if isinstance(event, dict):
-            self._event(_word(event.get("type")) or frame.name, event)
-
-    def _whole(self) -> None:
-        body = b"".join(self._body).strip()
-        try:
-            response = decode(body)
-        except NotJSON:
-            response = body[:LONGEST_DETAIL].decode("utf-8", "replace")
-        if not isinstance(response, dict) or (response.get("error") and "output" not in response):
-            self._blame(response)
-            return
-        self._last_word(_word(response.get("status")) or "completed", response)
-
-    def _event(self, kind: str, event: Mapping[str, Any]) -> None:
+    def _notice(self, kind: str, event: Mapping[str, Any]) -> None:
         self._measure(event)
         if kind == "error" or (event.get("error") and not kind.startswith("response.")):
             self._blame(event.get("error") or event)
         elif kind in _ENDS:
-            response = _object(event.get("response"))
-            self._last_word(_word(response.get("status")) or kind.removeprefix("response."), response)
+            response = mapping(event.get("response"))
+            self._last_word(word(response.get("status")) or kind.removeprefix("response."), response)
         elif kind in ("response.output_item.added", "response.output_item.done"):
-            content = _object(event.get("item"))
-            item = self._item(event, content)
-            self._name(item, content)
+            content = mapping(event.get("item"))
+            item = self._items.of(event, content)
+            item.learn(content)
             if kind.endswith("done"):
                 self._item_done(item, content)
         else:
@@ -142,13 +84,13 @@ class ResponsesStream(StreamMachine):
             if isinstance(said, str):
                 self._delta(kind, event, said)
             elif kind == "response.function_call_arguments.done":
-                item = self._item(event)
-                self._name(item, event)
+                item = self._items.of(event)
+                item.learn(event)
                 if not item.arguments and isinstance(event.get("arguments"), str):
                     item.arguments.append(event["arguments"])
 
     def _delta(self, kind: str, event: Mapping[str, Any], said: str) -> None:
-        item = self._item(event)
+        item = self._items.of(event)
         match kind:
             case "response.output_text.delta":
                 item.heard = "text"
@@ -166,34 +108,22 @@ class ResponsesStream(StreamMachine):
 
     # ---- items
 
-    def _item(self, event: Mapping[str, Any], content: Mapping[str, Any] | None = None) -> _Item:
-        """The item that an event is about. Its place is surer than its id, where both are told."""
-        key = event.get("output_index")
-        if not isinstance(key, int):
-            key = _word(event.get("item_id")) or _word((content or {}).get("id"))
-        return self._items.setdefault(key, _Item())
-
-    def _name(self, item: _Item, content: Mapping[str, Any]) -> None:
-        item.kind = item.kind or _word(content.get("type"))
-        item.call_id = item.call_id or _word(content.get("call_id"))
-        item.name = item.name or _word(content.get("name"))
-
-    def _item_done(self, item: _Item, content: Mapping[str, Any]) -> None:
+    def _item_done(self, item: Item, content: Mapping[str, Any]) -> None:
         if item.ended or self.reply.over:
             return
         item.ended = True
         match content.get("type"):
             case "reasoning":
                 self._reasoned(item, content)
-            case "message" if not (item.heard or self._anonymous()):
-                for part in _objects(content.get("content")):
-                    refusal = _word(part.get("refusal"))
+            case "message" if not (item.heard or self._items.has_anonymous_text):
+                for part in objects(content.get("content")):
+                    refusal = word(part.get("refusal"))
                     self._refused = self._refused or bool(refusal)
-                    self._say(refusal or _word(part.get("text")))
+                    self._say(refusal or word(part.get("text")))
             case "function_call":
                 self._called(item, content.get("arguments"))
 
-    def _think(self, item: _Item, kind: str, part: Any, said: str) -> None:
+    def _think(self, item: Item, kind: str, part: Any, said: str) -> None:
         if item.heard not in ("", kind):
             return
         if item.heard and part != item.part:
@@ -204,18 +134,18 @@ class ResponsesStream(StreamMachine):
         self._thought.append(said)
         self._composer.think(said, SIGNED)
 
-    def _reasoned(self, item: _Item, content: Mapping[str, Any]) -> None:
+    def _reasoned(self, item: Item, content: Mapping[str, Any]) -> None:
         """The end of a reasoning item: what goes back with the next turn is in the signature."""
-        summary = [each for each in _objects(content.get("summary")) if _word(each.get("text"))]
-        texts = [each for each in _objects(content.get("content")) if _word(each.get("text"))]
+        summary = [each for each in objects(content.get("summary")) if word(each.get("text"))]
+        texts = [each for each in objects(content.get("content")) if word(each.get("text"))]
         if not item.heard:
             kind, parts = ("summary", summary) if summary else ("content", texts)
             for number, part in enumerate(parts):
                 self._think(item, kind, number, part["text"])
-        cipher = _word(content.get("encrypted_content"))
+        cipher = word(content.get("encrypted_content"))
         if not (cipher or item.heard):
             return
-        data: dict[str, Any] = {"id": _word(content.get("id")), "summary": summary}
+        data: dict[str, Any] = {"id": word(content.get("id")), "summary": summary}
         if cipher:
             data["encrypted_content"] = cipher
         shown = not self._expected.hides_thinking and "".join(self._thought)
@@ -226,7 +156,7 @@ class ResponsesStream(StreamMachine):
         self._composer.conclude_thinking(Reasoning(SIGNED, data))
         self._thought.clear()
 
-    def _called(self, item: _Item, arguments: Any) -> None:
+    def _called(self, item: Item, arguments: Any) -> None:
         """The end of a call; its end tells the arguments once more, whole."""
         if isinstance(arguments, dict):
             arguments = encode_text(arguments)  # row 12
@@ -257,7 +187,7 @@ class ResponsesStream(StreamMachine):
             self._settle_doubt()
         self._composer.say(text)
         if self._composer.hit is not None:
-            self._finish()
+            self._finished()
 
     # ---- counts
 
@@ -269,13 +199,6 @@ class ResponsesStream(StreamMachine):
         elif isinstance(event.get("timings"), dict):
             self._measured = from_timings(event["timings"])
 
-    def _known(self) -> Usage:
-        """The best counts so far; a prompt is never told to be 0 tokens long (row 45)."""
-        usage = self._usage or self._measured or Usage()
-        if not usage.prompt:
-            usage = evolve(usage, input=self._expected.prompt_tokens)
-        return usage if usage.output else evolve(usage, output=self._composer.pieces)
-
     # ---- ends
 
     def _last_word(self, status: str, response: Mapping[str, Any]) -> None:
@@ -286,64 +209,40 @@ class ResponsesStream(StreamMachine):
         if status in ("failed", "cancelled"):
             self._blame(response.get("error") or f"the response was {status}")
         else:
-            self._end(status, response)
+            self._complete(status, response)
 
-    def _end(self, status: str, response: Mapping[str, Any]) -> None:
-        for place, content in enumerate(_objects(response.get("output"))):
-            known = [each for each in self._items if each in (place, content.get("id"))]
-            item = self._items[known[0]] if known else _Item()
-            if known or not self._came(content):
-                self._name(item, content)
+    def _complete(self, status: str, response: Mapping[str, Any]) -> None:
+        for place, content in enumerate(objects(response.get("output"))):
+            item = self._items.at_the_end(place, content)
+            if item is not None:
+                item.learn(content)
                 self._item_done(item, content)
-        reason = _word(_object(response.get("incomplete_details")).get("reason"))
-        self._refused = self._refused or reason == "content_filter"
-        output = self._known().output
-        cut = status == "incomplete" or 0 < self._expected.limit <= output  # llama.cpp never says that it was cut
-        for item in list(self._items.values()):
-            if item.kind == "function_call" and not item.ended:  # it began, and nobody ended it
-                item.ended = True
-                self._called(item, None)
-        self._finish(cut)
+        ending = self._ending(status, response)
+        for item in self._items.unended_calls():
+            self._called(item, None)
+        self._finished(ending)
 
-    def _came(self, content: Mapping[str, Any]) -> bool:
-        """Whether items of this kind have come: the same ones, under other names."""
-        ended = (item for item in self._items.values() if item.ended)
-        return any(item.kind == content.get("type") for item in ended)
+    def _ending(self, status: str, response: Mapping[str, Any]) -> Ending | None:
+        reason = word(mapping(response.get("incomplete_details")).get("reason"))
+        named = ending_of(reason) if reason else None
+        if named is Ending.REFUSED:
+            return named
+        cut = status == "incomplete" or 0 < self._expected.limit <= self._known().output  # llama.cpp never says it
+        return (named if named is Ending.WINDOW else Ending.LENGTH) if cut else Ending.WHOLE
 
-    def _anonymous(self) -> bool:
-        """Whether text came for items that were never announced: it is that of the items under their right names."""
-        return any(item.heard == "text" and not item.kind for item in self._items.values())
-
-    def _finish(self, cut: bool = False) -> None:
+    def _finished(self, ending: Ending | None = Ending.WHOLE) -> None:
         if self.reply.over:
             return
         cut_calls: tuple[str, ...] = ()
-        if cut and self._doubtful is not None:  # row 15
+        if ending in CUTS and self._doubtful is not None:  # row 15
             cut_calls, self._doubtful = (self._doubtful.name,), None
         if self._composer.hit is None:
             self._settle_doubt()
-        self.reply.start(self._known())
-        self._composer.close(cut_calls)
-        usage = self._known()
-        if self._composer.hit is not None:
-            self.reply.end("stop_sequence", usage, self._composer.hit)
-        elif self._expected.silent:
-            self.reply.end("max_tokens", evolve(usage, output=0, thinking=None))
-        elif self._refused:
-            self.reply.end("refusal", usage, refusal=True)
-        elif cut:
-            full = 0 < self._expected.window <= usage.prompt + usage.output
-            self.reply.end("model_context_window_exceeded" if full else "max_tokens", usage)
-        elif "tool_use" in self.reply.kinds:
-            self.reply.end("tool_use", usage)
-        elif self.reply.kinds:
-            self.reply.end("end_turn", usage)
-        else:  # row 39: never a success without an answer
-            self._fail(bad_gateway(f"Backend {self._expected.backend} gave an empty answer."))
+        self._conclude(Ending.REFUSED if self._refused else ending, cut_calls)
 
     def _blame(self, error: Any) -> None:
         self._done = True
-        code = _word(_object(error).get("code")) or _word(_object(error).get("type"))
+        code = word(mapping(error).get("code")) or word(mapping(error).get("type"))
         status = _STATUSES.get(code, 400 if "image" in code else 200)
         self._fail(problem_from_error(self._expected.backend, error, status))
 
@@ -353,15 +252,3 @@ def _is_whole(arguments: str) -> bool:
         return isinstance(decode(arguments.encode("utf-8", "surrogatepass")), dict)
     except NotJSON:
         return False
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

@@ -10,6 +10,8 @@ from claudeproxy.translate.dialects import Dialect
 #: Budgets, in tokens, up to which an effort is meant.
 _BUDGETS = ((1024, "low"), (8192, "medium"), (24576, "high"))
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
+#: The name under which an effort is told to be lost.
+EFFORT = "output_config.effort"
 
 
 @frozen
@@ -21,6 +23,8 @@ class Asked:
     budget: int | None
     #: The client does not want to see it (``display`` omitted).
     hidden: bool
+    #: The newest word for the effort is none that anybody knows.
+    odd_effort: bool = False
 
     @property
     def level(self) -> str:
@@ -36,11 +40,12 @@ def asked(request: MessagesRequest) -> Asked:
     """Reads the request; an effort given in mid-conversation replaces the earlier one, the newest wins."""
     efforts = [config.effort for config in (request.output_config, *_midway(request)) if config and config.effort]
     effort = next((each for each in reversed(efforts) if each in _EFFORTS), "")
+    odd = bool(efforts) and efforts[-1] not in _EFFORTS
     thinking = request.thinking
     if thinking is None or thinking.type == "disabled":
-        return Asked(False, effort, None, False)
+        return Asked(False, effort, None, False, odd)
     budget = thinking.budget_tokens if thinking.type == "enabled" else None
-    return Asked(True, effort, budget, thinking.display == "omitted")
+    return Asked(True, effort, budget, thinking.display == "omitted", odd)
 
 
 def _midway(request: MessagesRequest) -> list[Any]:
@@ -51,14 +56,27 @@ def ask(body: dict[str, Any], wanted: Asked, model: str, dialect: Dialect) -> li
     """Puts the dialect's own switches into ``body``; gives what of the wish it has no word for."""
     switches = _SWITCHES[dialect.thinking](wanted, model.rpartition("/")[2].lower())
     body.update(switches)
+    lost = [EFFORT] if wanted.odd_effort or (wanted.effort and not (wanted.on and _says_effort(switches))) else []
     if wanted.budget is None:  # adaptive leaves it to the model, and one that cannot think has decided
-        return []
+        return lost
     if dialect.budget_field:
         body[dialect.budget_field] = wanted.budget
-        return []
+        return lost
     if not switches:
-        return ["thinking"]
-    return [] if _AMOUNTS & switches.keys() else ["thinking.budget_tokens"]
+        return ["thinking", *lost]
+    return lost if _AMOUNTS & switches.keys() else ["thinking.budget_tokens", *lost]
+
+
+def lost_without(wanted: Asked) -> list[str]:
+    """What of the wish is lost where a model refuses to be asked."""
+    lost = [] if wanted.budget is None else ["thinking"]
+    return [*lost, EFFORT] if wanted.effort else lost
+
+
+def _says_effort(switches: dict[str, Any]) -> bool:
+    """Whether an effort is among them, under any of its names."""
+    inner = (switches.get("chat_template_kwargs", {}), switches.get("reasoning", {}))
+    return isinstance(switches.get("think"), str) or "reasoning_effort" in switches | inner[0] or "effort" in inner[1]
 
 
 def _none(wanted: Asked, model: str) -> dict[str, Any]:

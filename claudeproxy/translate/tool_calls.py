@@ -91,8 +91,7 @@ class ToolCalls:
         if not isinstance(function, dict):
             function = entry
         id, name = _word(entry.get("id")), _word(function.get("name"))
-        index = entry.get("index")
-        index = index if isinstance(index, int) else None
+        index = index_of(entry.get("index"))
         arguments = function.get("arguments")
         brings = arguments is not None and (not isinstance(arguments, str) or bool(arguments.strip()))
         if not brings and self._was_taken(index, id):
@@ -146,6 +145,15 @@ class ToolCalls:
         call = _Open(index, id)
         self._open.append(call)
         return call
+
+
+def index_of(value: Any) -> int | None:
+    """An index as servers write it: 0, 0.0 or "0"; None for what is none."""
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value):
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) else None
 
 
 def mended(arguments: str, closing: bool) -> str:

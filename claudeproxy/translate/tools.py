@@ -9,7 +9,7 @@ from claudeproxy.model.anthropic import MessagesRequest, OtherBlock, Tool, ToolR
 from claudeproxy.model.problems import Refusal, invalid_request
 from claudeproxy.translate.dialects import Dialect
 from claudeproxy.translate.names import Names, shortened
-from claudeproxy.translate.schemas import cleaned, fits_strict
+from claudeproxy.translate.schemas import cleaning, fits_strict
 from claudeproxy.translate.typed_tools import client_tool
 from claudeproxy.wire.json import encode_text
 
@@ -27,6 +27,7 @@ class Offered:
     fields: dict[str, Any] = field(factory=dict)
     names: Names = field(factory=Names)
     dropped: tuple[str, ...] = ()
+    emulated: tuple[str, ...] = ()
     #: At most one call may be answered (``disable_parallel_tool_use``).
     one_call: bool = False
 
@@ -35,7 +36,8 @@ def offer(request: MessagesRequest, dialect: Dialect, drop_server_tools: bool) -
     """Definitions and choice. Raises `Refusal` for a server's tool, unless they are to be dropped, and for a choice
     that names no tool."""
     dropped: list[str] = []
-    tools = list(_shown(request, drop_server_tools, dropped))
+    emulated: list[str] = []
+    tools = list(_shown(request, drop_server_tools, dropped, emulated))
     choice = request.tool_choice
     if tools and dialect.tools == "no":
         return Offered(dropped=(*dropped, "tools (the model's template has none)"))
@@ -48,17 +50,27 @@ def offer(request: MessagesRequest, dialect: Dialect, drop_server_tools: bool) -
     fields: dict[str, Any] = {}
     if choice is not None:
         tools = _chosen(request, tools, dialect, fields)
-    fields = {"tools": [_definition(tool, dialect) for tool in tools]} | fields
+        if choice.type == "tool" and dialect.tool_choice_named == "only":
+            emulated.append("tool_choice")
+    definitions = [_definition(tool, dialect, dropped) for tool in tools]
+    fields = {"tools": definitions} | fields
     if dialect.strict_tools and any(tool.strict and not _can_be_strict(tool) for tool in tools):
         dropped.append("tools.strict")
+    if any(tool.input_examples for tool in tools):
+        emulated.append("tools.input_examples")
     if one_call and dialect.parallel_flag:
         fields["parallel_tool_calls"] = False
-    return Offered(fields, names, tuple(dropped), one_call)
+    elif one_call:  # whoever reads the answer keeps the first call
+        emulated.append("tool_choice.disable_parallel_tool_use")
+    return Offered(fields, names, tuple(dropped), tuple(emulated), one_call)
 
 
-def _shown(request: MessagesRequest, drop_server_tools: bool, dropped: list[str]) -> Iterator[Tool]:
+def _shown(
+    request: MessagesRequest, drop_server_tools: bool, dropped: list[str], emulated: list[str]
+) -> Iterator[Tool]:
     """The tools that a model may see: in their order, and those that were loaded on the way after all others, as they
-    came. Claude Code sends such a one in alphabetical place, where it would break the prompt's prefix."""
+    came. Claude Code sends such a one in alphabetical place, where it would break the prompt's prefix. Where a server
+    is to search, all are shown from the beginning, and nothing that is found later moves one."""
     referenced = list(dict.fromkeys(_referenced(request)))
     loaded: list[Tool] = []
     searching = any((tool.type or "").startswith(_SEARCHES) for tool in request.tools)
@@ -66,7 +78,8 @@ def _shown(request: MessagesRequest, drop_server_tools: bool, dropped: list[str]
         kind = tool.type or "custom"
         if kind != "custom" and client_tool(tool) is None:
             if kind.startswith(_SEARCHES):
-                continue  # what it would find is offered at once
+                emulated.append(f"tools.{kind}")  # what it would find is offered at once
+                continue
             known = kind.startswith(_ON_SERVERS)
             if not drop_server_tools:
                 what = f"server tool {kind}" if known else f"tool type {kind}"
@@ -74,11 +87,11 @@ def _shown(request: MessagesRequest, drop_server_tools: bool, dropped: list[str]
             dropped.append(f"tools.{kind}")
         elif tool.name == _PLACEHOLDER:
             continue
-        elif not tool.defer_loading:
+        elif searching or not tool.defer_loading:
             yield tool
-        elif searching or tool.name in referenced:
+        elif tool.name in referenced:
             loaded.append(tool)
-    yield from sorted(loaded, key=lambda tool: referenced.index(tool.name) if tool.name in referenced else -1)
+    yield from sorted(loaded, key=lambda tool: referenced.index(tool.name))
 
 
 def _referenced(request: MessagesRequest) -> Iterator[str]:
@@ -86,12 +99,20 @@ def _referenced(request: MessagesRequest) -> Iterator[str]:
         for block in message.content:
             if isinstance(block, ToolResultBlock):
                 yield from (each.tool_name for each in block.content if isinstance(each, ToolReferenceBlock))
-            elif isinstance(block, OtherBlock) and block.type == "tool_addition":
-                tool = block.fields.get("tool")
-                yield str(tool.get("name")) if isinstance(tool, dict) else ""
+            elif isinstance(block, OtherBlock):
+                yield from _found_by_server(block)
 
 
-def _definition(tool: Tool, dialect: Dialect) -> dict[str, Any]:
+def _found_by_server(block: OtherBlock) -> Iterator[str]:
+    match block.fields:
+        case {"type": "tool_addition", "tool": {"name": str(name)}}:
+            yield name
+        case {"type": "tool_search_tool_result", "content": {"tool_references": [*references]}}:
+            yield from (str(each["tool_name"]) for each in references if isinstance(each, dict) and "tool_name" in each)
+
+
+def _definition(tool: Tool, dialect: Dialect, dropped: list[str]) -> dict[str, Any]:
+    """``tool`` as a function; what its schema loses is added to ``dropped``."""
     typed = client_tool(tool)
     description, schema = typed if typed is not None else (tool.description, tool.input_schema or {})
     if tool.description and typed is not None:
@@ -101,7 +122,10 @@ def _definition(tool: Tool, dialect: Dialect) -> dict[str, Any]:
     function: dict[str, Any] = {"name": shortened(tool.name)}
     if description:
         function["description"] = description
-    function["parameters"] = cleaned(schema, dialect.schemas)
+    clean = cleaning(schema, dialect.schemas)
+    function["parameters"] = clean.json
+    if typed is None:
+        dropped += clean.losses("tools.input_schema")
     if tool.strict is not None and dialect.strict_tools:
         function["strict"] = tool.strict and _can_be_strict(tool)
     return {"type": "function", "function": function}

@@ -13,7 +13,9 @@ its assistant turns, and what stands between two of them is rendered as a whole:
         fold -> a reminder in the user message; with no user message, at the end of the last ``tool`` message
 
 What was rendered once is rendered the same in every later request, so that the backend's prefix cache holds: nothing
-looks further ahead than to the end of its own stretch.
+looks further ahead than to the end of its own stretch. So a turn of the model's that holds nothing to show, such as
+one of thoughts alone, is a turn nevertheless: without it the user's turns around it would become one, which the
+backend has not seen before. Only at the end of the conversation it is left out, where it would be an answer begun.
 """
 
 from collections.abc import Iterable
@@ -37,15 +39,18 @@ from claudeproxy.translate.content import ContentReader, Image, Piece, chat_cont
 from claudeproxy.translate.dialects import Dialect
 from claudeproxy.translate.ids import original
 from claudeproxy.translate.names import shortened
-from claudeproxy.translate.signatures import read
+from claudeproxy.translate.signatures import Reasoning, read
 from claudeproxy.wire.json import encode_text
 
 #: Claude Code's first system block changes from conversation to conversation and says nothing to a model (7.5).
 BILLING = "x-anthropic-billing-header:"
 NO_RESULT = "[no result]"
 NO_OUTPUT = "(no output)"
+NO_ANSWER = "(no answer)"
 ERROR_MARK = "[tool error] "
 IMAGE_BELOW = "[image attached below]"
+#: How the caller is told of earlier thoughts that do not go back to the model.
+THOUGHTS = "messages.thinking"
 
 ChatMessage = dict[str, Any]
 
@@ -65,6 +70,7 @@ def chat_messages(request: MessagesRequest, dialect: Dialect, reader: ContentRea
         else:
             conversation.between(list(messages))
     conversation.between([])  # a call that ends the conversation has no result either
+    conversation.end()
     return conversation.messages
 
 
@@ -77,6 +83,8 @@ class _Conversation:
     _calls: list[tuple[str, str]] = field(factory=list, init=False)
     #: What the last user message was made of.
     _said: list[Piece] = field(factory=list, init=False)
+    #: The newest message that stands in for a turn of the model's with nothing to show.
+    _silent: ChatMessage | None = field(default=None, init=False)
 
     def head(self, system: Content) -> None:
         """The system prompt."""
@@ -94,14 +102,30 @@ class _Conversation:
         if calls:
             turn["tool_calls"] = [_call(block) for block in calls]
             self._calls = [(block.id, original(block.id)) for block in calls]
-        if not text and not calls:
-            return  # nothing that could be shown: thinking alone is no turn
         last = self.messages[-1] if self.messages else None
-        if last is not None and last["role"] == "assistant" and "tool_calls" not in last:
-            turn["content"] = "\n\n".join(filter(None, (last["content"], turn["content"]))) or None
+        continued = last is not None and last["role"] == "assistant" and "tool_calls" not in last
+        if not text and not calls:
+            if not continued and any(each["role"] != self._dialect.system_role for each in self.messages):
+                self._silent = turn | {"content": NO_ANSWER}
+                self.messages.append(self._silent)
+            else:
+                self._note_unsaid(turn)
+        elif last is not None and continued:
+            before = None if last is self._silent else last["content"]
+            turn["content"] = "\n\n".join(filter(None, (before, turn["content"]))) or None
             self.messages[-1] = last | turn
         else:
             self.messages.append(turn)
+
+    def end(self) -> None:
+        """After the last turn."""
+        if self.messages and self.messages[-1] is self._silent:
+            self._note_unsaid(self.messages.pop())
+
+    def _note_unsaid(self, turn: ChatMessage) -> None:
+        """A turn is left out, its thoughts with it."""
+        if turn.get(self._dialect.reasoning_echo):
+            self._reader.lost.append(THOUGHTS)
 
     def between(self, stretch: list[Message]) -> None:
         """All that stands between two of the model's turns."""
@@ -171,22 +195,29 @@ class _Conversation:
     def _reasoning(self, content: Iterable[Block], has_calls: bool) -> ChatMessage:
         """What the backend needs back of what it thought (PROTOCOL 4.6)."""
         echo = self._dialect.reasoning_echo
-        if not echo:
-            return {}
         details: list[Any] = []
         texts: list[str] = []
         ours = True
         for block in content:
+            if isinstance(block, RedactedThinkingBlock):
+                self._reader.lost.append("redacted_thinking")
             if not isinstance(block, ThinkingBlock):
                 continue
             reasoning = read(block.signature)
             ours = ours and reasoning is not None
+            entries: list[Any] = []
+            text = block.thinking
             if reasoning is not None and reasoning.field == "reasoning_details" and isinstance(reasoning.data, list):
-                details += reasoning.data
-                texts.append(block.thinking)
-            else:
-                hidden = reasoning.data if reasoning is not None and isinstance(reasoning.data, str) else ""
-                texts.append(hidden or block.thinking)
+                entries = reasoning.data
+            elif reasoning is not None and isinstance(reasoning.data, str):
+                text = reasoning.data or text
+            details += entries
+            texts.append(text)
+            said = {"": None, "reasoning_details": entries}.get(echo, text)
+            if not said and holds_thought(block, reasoning):
+                self._reader.lost.append(THOUGHTS)
+        if not echo:
+            return {}
         if echo == "reasoning_details":
             return {echo: details} if details else {}
         # Thinking that we have cut ourselves goes back as it came, in one piece.
@@ -194,6 +225,11 @@ class _Conversation:
         if text or (has_calls and self._dialect.echo_required):
             return {echo: text}
         return {}
+
+
+def holds_thought(block: ThinkingBlock, reasoning: Reasoning | None) -> bool:
+    """Whether there is anything in a block whose signature was read as ``reasoning``."""
+    return bool(block.thinking or (block.signature if reasoning is None else reasoning.data))
 
 
 def without_billing(block: Block) -> Block:

@@ -99,7 +99,8 @@ def client_tool(tool: Tool) -> tuple[str, dict[str, Any]] | None:
         case "memory":
             return _MEMORY, _memory(version)
         case "computer":
-            size = f"{tool.settings.get('display_width_px')} x {tool.settings.get('display_height_px')} pixels"
+            width, height = (tool.settings.get(f"display_{side}_px") for side in ("width", "height"))
+            size = f" The screen has {width} x {height} pixels." if width and height else ""
             schema = _computer(version)
-            return f"{_SCREEN} The screen has {size}.", _zooming(schema) if tool.settings.get("enable_zoom") else schema
+            return _SCREEN + size, _zooming(schema) if tool.settings.get("enable_zoom") else schema
     return None

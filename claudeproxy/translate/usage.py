@@ -57,6 +57,19 @@ def from_ollama(last: Mapping[str, Any]) -> Usage:
     return Usage(input=_whole(last.get("prompt_eval_count")), output=_whole(last.get("eval_count")))
 
 
+def from_anthropic(counts: Mapping[str, Any]) -> Usage:
+    """Anthropic's own ``usage`` object, or what several of one answer have told together."""
+    output = _whole(counts.get("output_tokens"))
+    thinking = _object(counts.get("output_tokens_details")).get("thinking_tokens")
+    return Usage(
+        input=_whole(counts.get("input_tokens")),
+        output=output,
+        cache_read=_whole(counts.get("cache_read_input_tokens")),
+        cache_creation=_whole(counts.get("cache_creation_input_tokens")),
+        thinking=min(_whole(thinking), output) if thinking is not None else None,
+    )
+
+
 def _whole(value: object) -> int:
     return int(value) if isinstance(value, int | float) and value > 0 else 0
 

@@ -4,7 +4,7 @@ Errors name the field the way Anthropic's own do: ``messages.0.role: Field requi
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -72,8 +72,6 @@ _MEANINGLESS: dict[type, frozenset[str]] = {
     OutputConfig: frozenset({"task_budget"}),
     ToolUseBlock: frozenset({"caller", "toolset_name"}),
     ToolResultBlock: frozenset({"toolset_name"}),
-    DocumentBlock: frozenset({"citations"}),
-    SearchResultBlock: frozenset({"citations"}),
     ImageBlock: frozenset({"transformations"}),
     Tool: frozenset({"allowed_callers", "eager_input_streaming"}),
     Thinking: frozenset({"block_binding"}),
@@ -96,7 +94,37 @@ class Parsed:
 
 def parse_messages(body: bytes) -> Parsed:
     """The body of ``POST /v1/messages``. Raises `Refusal` (400)."""
-    parsed = parse_count(body)
+    return read_messages(read_object(body))
+
+
+def parse_count(body: bytes) -> Parsed:
+    """The body of ``POST /v1/messages/count_tokens``: the same without ``max_tokens``. Raises `Refusal` (400)."""
+    return read_count(read_object(body))
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """Any request's body as what it is, its fields not looked at. Raises `Refusal` (400)."""
+    try:
+        data = decode(body)
+    except NotJSON as fault:
+        raise Refusal(invalid_request(f"The request body is not valid JSON: {fault}")) from None
+    if not isinstance(data, dict):
+        raise Refusal(invalid_request("The request body should be a JSON object"))
+    return data
+
+
+def model_of(data: Mapping[str, Any]) -> str:
+    """The model that is asked for: all that decides who reads the rest. Raises `Refusal` (400)."""
+    model = data.get("model")
+    if not isinstance(model, str):
+        words = "Field required" if model is None else "Input should be a valid string"
+        raise Refusal(invalid_request(f"model: {words}"))
+    return model
+
+
+def read_messages(data: dict[str, Any]) -> Parsed:
+    """`parse_messages` for a body that is decoded."""
+    parsed = read_count(data)
     if parsed.request.max_tokens is None:
         raise Refusal(invalid_request("max_tokens: Field required"))
     if parsed.request.max_tokens < 0:
@@ -104,14 +132,8 @@ def parse_messages(body: bytes) -> Parsed:
     return parsed
 
 
-def parse_count(body: bytes) -> Parsed:
-    """The body of ``POST /v1/messages/count_tokens``: the same without ``max_tokens``. Raises `Refusal` (400)."""
-    try:
-        data = decode(body)
-    except NotJSON as fault:
-        raise Refusal(invalid_request(f"The request body is not valid JSON: {fault}")) from None
-    if not isinstance(data, dict):
-        raise Refusal(invalid_request("The request body should be a JSON object"))
+def read_count(data: dict[str, Any]) -> Parsed:
+    """`parse_count` for a body that is decoded."""
     try:
         parsed = _reader(detailed=False).read(data)
     except RecursionError:

@@ -1,8 +1,32 @@
 """Server-sent events: bytes to events, as tolerant as PROTOCOL 5.3 asks; and Anthropic's events to bytes."""
 
+import re
+
 from attrs import define, field, frozen
 
 from claudeproxy.wire.lines import LineSplitter
+
+#: How much of a body is looked at, in bytes, for a line that tells that it is an event stream.
+TELLING = 1024
+_BOM = b"\xef\xbb\xbf"
+_EVENT_LINE = re.compile(rb"(?:\A|[\r\n])(?::|(?:data|event|id|retry)[:\r\n])")
+
+
+def is_event_stream(head: bytes) -> bool | None:
+    """Whether a body is an event stream by its first bytes; None if more of them are needed.
+
+    What a server calls its body is not asked, because some call it wrongly (PROTOCOL rows 72, 73). The answer for
+    more of the same bytes is never another one.
+    """
+    head = head.lstrip()
+    if _BOM.startswith(head):
+        return None
+    head = head.removeprefix(_BOM)
+    if head.startswith((b"{", b"[", b'"', b"<")):
+        return False
+    if _EVENT_LINE.search(head, 0, TELLING):
+        return True
+    return False if len(head) >= TELLING else None
 
 
 @frozen
@@ -43,7 +67,7 @@ class EventReader:
     def _take(self, line: bytes, events: list[ServerSentEvent]) -> None:
         if self._at_start and line:
             self._at_start = False
-            line = line.removeprefix(b"\xef\xbb\xbf")
+            line = line.removeprefix(_BOM)
         if line.startswith(b"data:"):
             self._data.append(line[6:] if line[5:6] == b" " else line[5:])
         elif not line:

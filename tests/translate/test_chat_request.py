@@ -52,9 +52,12 @@ class TurnTests(SynchronousTestCase):
         self.assertEqual(found[1][1], "3\n\n4")
 
     def test_empty(self) -> None:
-        """Empty blocks and empty turns are dropped; a conversation of nothing but them is refused."""
+        """Empty blocks and a user's empty turns are dropped, a model's empty turn is one; a conversation of nothing
+        but them is refused."""
         found = messages("generic", ("user", texts("", "1")), ("assistant", ""), ("user", [*texts("2", "")]))
-        self.assertEqual("".join(content for _, content in found).split(), ["1", "2"])
+        self.assertEqual([content for _, content in found], ["1", "(no answer)", "2"])
+        found = messages("generic", ("user", "1"), ("user", texts("", "")), ("user", "2"))
+        self.assertEqual([content for _, content in found], ["1\n\n2"])
         refused = self.assertRaises(Refusal, chat, messages=[{"role": "user", "content": ""}])
         self.assertEqual(refused.problem.status, 400)
 

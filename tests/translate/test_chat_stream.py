@@ -16,6 +16,7 @@ from claudeproxy.translate.chat_stream import ChatStream
 from claudeproxy.translate.composer import Expected
 from claudeproxy.translate.dialects import DIALECTS
 from claudeproxy.translate.reply import Reply
+from claudeproxy.translate.stream_machine import MOST_NOISE
 from claudeproxy.wire.events import stream_bytes
 from claudeproxy.wire.requests import parse_messages
 from tests import strategies
@@ -105,18 +106,14 @@ class AnyStreamTests(SynchronousTestCase):
     @given(st.binary(max_size=200), st.data())
     def test_garbage(self, garbage: bytes, data: st.DataObject) -> None:
         """Bytes that are no event stream at all are a failed answer."""
-        stream = machine()
-        stream.whole_json = data.draw(st.booleans())
-        found = answer(fed(stream, data.draw(strategies.splits(garbage))))
+        found = answer(fed(machine(), data.draw(strategies.splits(garbage))))
         self.assertIsNotNone(found.error)
 
     @given(strategies.json_values(), st.booleans())
     def test_any_json(self, value: Any, whole: bool) -> None:
         """Nor does any JSON raise, as a chunk or as the whole answer."""
-        stream = machine()
-        stream.whole_json = whole
         body = json.dumps(value).encode()
-        answer(fed(stream, [body if whole else b"data: " + body + b"\n\n"]))
+        answer(fed(machine(), [body if whole else b"data: " + body + b"\n\n"]))
 
     @given(st.lists(strategies.nasty_texts(halves=True, min_size=1), min_size=1, max_size=4), st.data())
     def test_nasty_text(self, texts: list[str], data: st.DataObject) -> None:
@@ -221,3 +218,60 @@ class ChatStreamTests(SynchronousTestCase):
         body = b'data: {"choices":[{"delta":{"content":"' + b"x" * 300_000 + b'"},"finish_reason":"stop"}]}\n\n'
         events = fed(stream, (body[place : place + 10] for place in range(0, len(body), 10)))
         self.assertEqual(len(answer(events).text), 300_000)
+
+    def test_remarks(self) -> None:
+        """What was passed over, repaired or not understood is said once, and never in the backend's own words unless
+        these are a finish reason."""
+        noise = b"data: secret-canary\n\n"
+        broken = b'data: {"choices":[{"delta":{"content":"a\xff"}}]}\n\n'
+        last = b'data: {"choices":[{"delta":{},"finish_reason":"repe\\ntition"}]}\n\n'
+        stream = machine()
+        found = answer(fed(stream, [noise * 3, broken * 3, noise, last]))
+        assert found.message is not None
+        self.assertEqual((found.text, found.message["stop_reason"]), ("a\ufffd" * 3, "end_turn"))
+        self.assertEqual(
+            stream.remarks,
+            [
+                "data that are no JSON were passed over",
+                "bytes that are no UTF-8 were replaced",
+                "the answer ended for a reason that is not known: repe?tition",
+            ],
+        )
+
+    def test_noise_is_bounded(self) -> None:
+        """No backend can go on saying nothing for ever."""
+        stream = machine()
+        for _ in range(MOST_NOISE):
+            self.assertEqual(stream.receive(b"data: ping\n\n"), [])
+        self.assertIsInstance(stream.receive(b"data: ping\n\n")[0], Failed)
+
+    def test_forbidden_call(self) -> None:
+        """A call that the caller did not want is text, under the name that the caller knows; this is said (row 28)."""
+        stream = machine(forbids_calls=True)
+        call = {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "bash", "arguments": '{"a":1}'}}]}
+        found = answer(fed(stream, [sse([{"choices": [{"delta": call, "finish_reason": "tool_calls"}]}])]))
+        assert found.message is not None
+        self.assertEqual((found.text, found.message["stop_reason"]), ('Bash {"a":1}', "end_turn"))
+        self.assertEqual(stream.remarks, ["a tool call was left as text: the caller wanted none"])
+
+    def test_empty_is_a_status(self) -> None:
+        """An answer without anything fails before its first event, so that it can still be a status (row 39)."""
+        for window, status in ((0, 502), (100, 502), (10, 400)):
+            (event,) = fed(machine(window=window), [sse([{"choices": [{"delta": {}, "finish_reason": "stop"}]}])])
+            assert isinstance(event, Failed)
+            self.assertEqual(event.problem.status, status)
+
+    def test_empty_after_the_start(self) -> None:
+        """Nor does it pass for a good one if the message was opened before."""
+        stream = machine(window=10)
+        found = answer(stream.begin() + fed(stream, [b"data: [DONE]\n\n"]))
+        assert found.error is not None
+        self.assertEqual((found.error.type, found.error.message), ("invalid_request_error", "prompt is too long"))
+
+    @given(st.sampled_from(["{", "[", '"', "<", "data: ", ":", "id", "x", "\n", "\r\n", " ", "\ufeff"]), st.data())
+    @settings(max_examples=60, deadline=None)
+    def test_any_beginning(self, head: str, data: st.DataObject) -> None:
+        """However a body begins, where two reads meet makes no difference."""
+        body = (head + data.draw(st.sampled_from(["", "\n", "\n\n", "x\n"]))).encode() + text("a").body_bytes()
+        self.assertEqual(fed(machine(), [body]), fed(machine(), data.draw(strategies.splits(body))))
+        self.assertEqual(fed(machine(), [body]), fed(machine(), [body[at : at + 1] for at in range(len(body))]))

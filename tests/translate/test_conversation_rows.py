@@ -207,10 +207,13 @@ class MergingTests(SynchronousTestCase):
         self.assertEqual([each["id"] for each in found[1]["tool_calls"]], ["a"])
 
     def test_thinking_alone(self) -> None:
-        """4.1.4: a turn of nothing but thoughts is none, and the user's turns around it are one."""
+        """4.1.4: a turn of nothing but thoughts is a turn without an answer, so that those around it stay as they
+        were; its thoughts go back where they are wanted."""
         thought = {"type": "thinking", "thinking": "hm", "signature": ""}
         found = sent(user(text("1"), IMAGE), assistant(thought), user("2"))
-        self.assertEqual(outline(found), [("user", [text("1"), SHOWN, text("2")])])
+        answer = ("assistant", "(no answer)")
+        self.assertEqual(outline(found), [("user", [text("1"), SHOWN]), answer, ("user", "2")])
+        self.assertEqual(found[1]["reasoning_content"], "hm")
 
     def test_parts(self) -> None:
         """4.1.4: with an image it is a list of parts, texts in a row one part."""

@@ -41,7 +41,7 @@ def machine_for(case: Case) -> ChatStream:
     dialect = dialect_of(case)
     chat = to_chat(request, request.model, dialect)
     numbers = count(1)
-    expected = Expected.of("fake", 10, 0, request, chat, dialect)
+    expected = Expected.of("fake", 10, dialect.num_ctx, request, chat, dialect)
     return ChatStream(Reply("msg_1", request.model), expected, lambda: f"u{next(numbers)}")
 
 

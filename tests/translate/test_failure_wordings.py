@@ -96,6 +96,8 @@ def test_real_status_counts() -> None:
     ("words", "wanted"),
     [
         ("max_tokens must be at least 1, got -7232", BARE),
+        ("max_tokens must be at least 1, got -5.", BARE),
+        ("max_completion_tokens must be at least 1, got 0.", BARE),
         (PASSED.format(32769), exceeding(32769, 32768)),
         (CONTAINS.format(40961, 168961), exceeding(40961, 40960)),
         ("Context size has been exceeded.", BARE),
@@ -178,6 +180,40 @@ def test_no_endpoint_for_images() -> None:
     """A 404 because of an image is no word on the model; any other stays."""
     assert said("No endpoints found that support image input", 404).status == 400
     assert said("No endpoints found", 404).status == 404
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("model 'qwen3:8b' not found, try pulling it first", "qwen3:8b"),
+        ("The model `gpt-9` does not exist or you do not have access to it.", "gpt-9"),
+        ('Model "a/b" was not found', "a/b"),
+        ("vendor/model-9 is not a valid model ID", "vendor/model-9"),
+    ],
+)
+def test_unknown_model(words: str, name: str) -> None:
+    """A model that is not there is named first, as the API itself does (PROTOCOL 3.2)."""
+    problem = said(words, 404)
+    assert problem.type == "not_found_error"
+    assert problem.message.startswith(f"model: {name} (")
+    assert words in problem.message
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"fault": {"why": "left"}}, '{"fault":{"why":"left"}}'),
+        ({"error": {"error_msg": "left"}}, "left"),
+        ({"errors": [{"description": "left"}, {"title": "right"}]}, "left; right"),
+        ([7], "[7]"),
+        ({"x": "y" * 900}, '{"x":"' + "y" * 194),
+        ({}, "an empty answer with status 500"),
+        (None, "an empty answer with status 500"),
+    ],
+)
+def test_any_shape(value: object, words: str) -> None:
+    """An error of a shape that nobody knows is shown as it is, in part (row 76)."""
+    assert problem_from_error("box", value, 500).message == f"Backend box: {words}"
 
 
 @pytest.mark.parametrize("metadata", [{"reasons": ["violence"]}, {"flagged_input": "..."}])

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.model.problems import LONGEST_DETAIL, Problem
-from claudeproxy.translate.failures import problem_from_answer, problem_from_error
+from claudeproxy.translate.failures import (
+    empty_answer,
+    problem_from_answer,
+    problem_from_error,
+    problem_from_text,
+    seconds_to_wait,
+)
 from tests import strategies
 from tests.message_rules import check_fit
 
@@ -55,7 +61,7 @@ OVERFLOWS: dict[str, tuple[object, bool]] = {
 }
 
 
-def said(value: object, status: int = 400, retry_after: str | None = None) -> Problem:
+def said(value: object, status: int = 400, retry_after: int | None = None) -> Problem:
     data = value if isinstance(value, bytes) else json.dumps(value).encode()
     return problem_from_answer("box", status, data, retry_after)
 
@@ -90,7 +96,7 @@ class OverflowTests(SynchronousTestCase):
         for status, words in (
             (429, "maximum context length"),
             (401, LLAMA),
-            (400, "max_tokens must be at least 1, got -5"),
+            (400, "max_tokens must be at least 1, got 'many'"),
         ):
             self.assertNotIn("prompt is too long", said({"error": {"message": words}}, status).message)
 
@@ -160,18 +166,37 @@ class ShapeTests(SynchronousTestCase):
         self.assertTrue(2 <= problem.retry_after <= 5)
 
     def test_retry_after(self) -> None:
-        """retry-after is passed on in whole seconds; what is none is left out."""
+        """The time to wait is passed on."""
+        self.assertEqual(said({"error": {"message": "m"}}, 429, 7).retry_after, 7)
+        self.assertIsNone(said({"error": {"message": "m"}}, 429).retry_after)
+
+    def test_seconds_to_wait(self) -> None:
+        """retry-after is read in whole seconds, a time of day by the answer's own date; what is none is left out."""
+        date = "Wed, 21 Oct 2026 07:28:00 GMT"
         for header, seconds in (
             ("7", 7),
             ("1.2", 2),
             ("0", 0),
-            ("Wed, 21 Oct 2026 07:28:00 GMT", None),
             ("", None),
             ("nan", None),
             ("inf", None),
             ("-3", 0),
+            ("soon", None),
+            ("Wed, 21 Oct 2026 07:28:17 GMT", 17),
+            ("Wednesday, 21-Oct-26 07:29:00 GMT", 60),
+            ("Thu, 22 Oct 2026 07:28:00 GMT", 86400),
+            ("Wed, 21 Oct 2026 06:28:17 GMT", 0),
+            ("Wed, 99 Oct 2026 07:28:17 GMT", None),
+            ("Wed, 21 Oct 99999999999999999999 07:28:17 GMT", None),
         ):
-            self.assertEqual(said({"error": {"message": "m"}}, 429, header).retry_after, seconds, header)
+            self.assertEqual(seconds_to_wait(header, date), seconds, header)
+            self.assertIsNone(seconds_to_wait("Wed, 21 Oct 2026 07:28:17 GMT", ""))
+
+    @given(st.text(max_size=80), st.text(max_size=80))
+    def test_any_header(self, header: str, date: str) -> None:
+        """No header raises, and no wait is negative."""
+        wait = seconds_to_wait(header, date)
+        self.assertTrue(wait is None or wait >= 0)
 
     def test_permanent(self) -> None:
         """Some servers answer 500 for what will never work; clients would try it ten times."""
@@ -205,3 +230,46 @@ class ShapeTests(SynchronousTestCase):
         words = f"maximum context length is {'9' * 5000} tokens. However, your messages resulted in 5 tokens"
         self.assertTrue(said({"error": {"message": words, "code": "9" * 5000}}, 400).message)
         self.assertTrue(said({"error": {"message": "m", "code": "9" * 5000}}, 200).message)
+
+
+class TextTests(SynchronousTestCase):
+    """What comes where JSON is due, and what does not come."""
+
+    def test_shown(self) -> None:
+        """It is shown in part, on one line, without markup and what cannot be printed."""
+        for text, shown in (
+            (b"hello there", "hello there"),
+            (b"<p>no\n\x1b[31m  luck</p>", "no [31m luck"),
+            (b"\xff\x00x", "\ufffdx"),
+            (b"<html>", "<html>"),
+            (b"a" * 500, "a" * 100),
+        ):
+            problem = problem_from_text("box", text)
+            self.assertEqual((problem.status, problem.message), (502, f"Backend box sent what is no JSON: {shown}"))
+
+    def test_known(self) -> None:
+        """Words that are known mean what they always mean."""
+        self.assertEqual(
+            problem_from_text("box", OPENAI.encode()).message, f"prompt is too long: {N} tokens > {M} maximum"
+        )
+        self.assertEqual(problem_from_text("box", b"roles must alternate").status, 400)
+
+    def test_damaged(self) -> None:
+        """What the model says in a damaged chunk is not taken for the server's own words."""
+        damaged = b'{"choices":[{"delta":{"content":"prompt is too long'
+        self.assertEqual(problem_from_text("box", damaged).status, 502)
+
+    def test_empty_answer(self) -> None:
+        """An empty answer means that the prompt was too long if it was; only a backend's own count is told."""
+        for counted, estimated, window, message in (
+            (9, 5, 8, "prompt is too long: 9 tokens > 8 maximum"),
+            (8, 5, 8, "prompt is too long"),
+            (0, 9, 8, "prompt is too long"),
+            (0, 91, 100, "prompt is too long"),
+            (0, 80, 100, "Backend box gave an empty answer."),
+            (80, 200, 100, "Backend box gave an empty answer."),
+            (900, 900, 0, "Backend box gave an empty answer."),
+        ):
+            problem = empty_answer("box", counted, estimated, window)
+            self.assertEqual(problem.message, message, (counted, estimated, window))
+            self.assertEqual(problem.status, 400 if "long" in message else 502)

@@ -272,7 +272,7 @@ class ToolTests(SynchronousTestCase):
         found = self.chosen(type="any")
         self.assertEqual(len(found.body["tools"]), 2)
         self.assertIn("one of the tools", found.body["messages"][-1]["content"])
-        self.assertEqual(found.dropped, ("tool_choice (asked for in words)",))
+        self.assertEqual((found.dropped, found.emulated), ((), ("tool_choice (asked for in words)",)))
 
     def test_tool(self) -> None:
         """Of a named tool only it is sent."""

@@ -98,20 +98,17 @@ def values() -> st.SearchStrategy[Any]:
 class AnyStreamTests(SynchronousTestCase):
     """Properties."""
 
-    @given(st.lists(values(), max_size=8), st.sampled_from([(), ("a",), ("}", "</think>")]), st.booleans(), st.data())
+    @given(st.lists(values(), max_size=8), st.sampled_from([(), ("a",), ("}", "</think>")]), st.data())
     @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    def test_legal(self, lines: list[Any], stops: tuple[str, ...], whole: bool, data: st.DataObject) -> None:
+    def test_legal(self, lines: list[Any], stops: tuple[str, ...], data: st.DataObject) -> None:
         """Whatever a server streams and however it is cut, what leaves is legal and comes to an end; nothing raises."""
         body = b"\n".join(json_bytes(value) for value in lines)
         expected: dict[str, Any] = {"stop_sequences": stops, "think_tags": data.draw(st.booleans())}
         first = fed(machine(**expected), [body])
         second = fed(machine(**expected), data.draw(strategies.splits(body)))
         self.assertEqual(first, second)
-        one = machine(**expected)
-        one.whole_json = whole
-        for events in (first, fed(one, [body])):
-            if not (len(events) == 1 and isinstance(events[0], Failed)):
-                check_stream(stream_bytes(events, "req_1"), raw_tools=True)
+        if not (len(first) == 1 and isinstance(first[0], Failed)):
+            check_stream(stream_bytes(first, "req_1"), raw_tools=True)
 
     @given(st.binary(max_size=60))
     @settings(max_examples=60, deadline=None)
@@ -181,12 +178,10 @@ class AnswerTests(SynchronousTestCase):
         self.assertEqual((found.thinking, found.text), ("Hm.", "Yes."))
 
     def test_whole_json(self) -> None:
-        """One JSON text instead of lines (row 72), over several lines or not, and lines under the name of JSON."""
+        """One JSON text instead of lines (row 72), over several lines or not."""
         text = b'{\n "message": {"role": "assistant", "content": "Yes."},\n "done": true, "done_reason": "stop"\n}\n'
         for body in (text, said("Y", "es.").body_bytes()):
-            one = machine()
-            one.whole_json = True
-            self.assertEqual(check_stream(stream_bytes(fed(one, [body]), "r")).text, "Yes.")
+            self.assertEqual(check_stream(stream_bytes(fed(machine(), [body]), "r")).text, "Yes.")
 
 
 class EndTests(SynchronousTestCase):
@@ -272,9 +267,8 @@ class FailureTests(SynchronousTestCase):
     def test_no_json(self) -> None:
         """A line that is no JSON is the backend's fault, told as such."""
         self.assertEqual(failure(b"<html>\n").status, 502)
-        one = machine()
-        one.whole_json = True
-        self.assertIsInstance(fed(one, [b"<html>"])[-1], Failed)
+        self.assertEqual(failure(b"<html>").status, 502)
+        self.assertEqual(failure(line({"content": "a"}).data + b"<html>\n").status, 502)
 
     def test_told(self) -> None:
         """A failure that others saw ends the answer."""
@@ -292,3 +286,47 @@ class FailureTests(SynchronousTestCase):
     def test_last_line_is_a_failure_free_end(self) -> None:
         """The last line's own message counts."""
         self.assertEqual(answer(b"".join([line().data, last(message={"content": "end"}).data])).text, "end")
+
+
+class OddBodyTests(SynchronousTestCase):
+    """How a body is read, and what is odd in it."""
+
+    def test_events(self) -> None:
+        """A gateway that makes events of the lines, with signs of life between them, is understood."""
+        lines = said("Y", "es.").body_bytes().split(b"\n")
+        body = b": hello\n\ndata: ping\n\n" + b"".join(b"data: " + each + b"\n\n" for each in lines if each)
+        self.assertEqual(answer(body + b"data: [DONE]\n\n").text, "Yes.")
+
+    def test_broken_byte(self) -> None:
+        """A broken byte costs one character (row 63)."""
+        self.assertEqual(answer(said("Y#s.").body_bytes().replace(b"#", b"\xe2\x82")).text, "Y\ufffds.")
+
+    def test_text(self) -> None:
+        """A text instead of JSON is shown, a text as JSON too."""
+        for body in (b"no\nluck", b'"no luck"', b"<p>no luck</p>"):
+            self.assertIn("no luck", failure(body).message)
+
+    def test_blank(self) -> None:
+        """Blank text is an answer."""
+        found = answer(said(" ", "\n"))
+        self.assertEqual((found.text, stop_of(found)), (" \n", "end_turn"))
+
+    def test_too_long(self) -> None:
+        """Nothing at all from a full window is a prompt that was too long (row 39)."""
+        body = stream(prompt=26).body_bytes()
+        self.assertEqual(failure(body, window=20).message, "prompt is too long: 26 tokens > 20 maximum")
+        self.assertEqual(failure(body, window=26).message, "prompt is too long")
+        self.assertEqual(failure(body, window=100).status, 502)
+
+    def test_reasons(self) -> None:
+        """Other reasons mean what they mean elsewhere; an unknown one is said."""
+        self.assertEqual(failure(said("a", reason="abort").body_bytes()).status, 502)
+        self.assertEqual(stop_of(answer(said("a", reason="model_length"))), "model_context_window_exceeded")
+        one = machine()
+        fed(one, [said("a", reason="moon").body_bytes()])
+        self.assertEqual(one.remarks, ["the answer ended for a reason that is not known: moon"])
+
+    def test_forbidden_call(self) -> None:
+        """A call that the caller did not want is text (row 28)."""
+        found = answer(stream({"tool_calls": [call("Bash", {})]}), forbids_calls=True)
+        self.assertEqual((found.text, stop_of(found)), ("Bash {}", "end_turn"))

@@ -173,9 +173,7 @@ class AnswerTests(SynchronousTestCase):
 
     def test_whole(self) -> None:
         """One JSON text instead of a stream is the same answer."""
-        one = machine()
-        one.whole_json = True
-        found = answer(fed(one, [b"\n\n", whole(*ITEMS).body_bytes()]))
+        found = answer(fed(machine(), [b"\n\n", whole(*ITEMS).body_bytes()]))
         assert found.message is not None
         self.assertEqual(found.message, read_out(stream(*ITEMS)).message)
 
@@ -293,9 +291,7 @@ class FailureTests(SynchronousTestCase):
     def test_no_json(self) -> None:
         """What is no JSON is a fault of the server."""
         self.assertEqual(problem(Script(steps=[])).status, 502)
-        one = machine()
-        one.whole_json = True
-        (event,) = fed(one, [b"<html>Bad gateway</html>"])
+        (event,) = fed(machine(), [b"<html>Bad gateway</html>"])
         assert isinstance(event, Failed)
         self.assertEqual(event.problem.status, 502)
 
@@ -312,3 +308,67 @@ class FailureTests(SynchronousTestCase):
         """If no answer was wanted, none is shown."""
         found = read_out(stream(*ITEMS), silent=True)
         self.assertEqual((found.content, reason(found)), ([], "max_tokens"))
+
+
+class OddBodyTests(SynchronousTestCase):
+    """How a body is read, and what is odd in it."""
+
+    def test_signs_of_life(self) -> None:
+        """Data that are no JSON are passed over; if nothing else comes, they are shown."""
+        noise = b"data: keep-alive\n\n"
+        pieces = [piece for each in stream(*ITEMS).writes() for piece in (noise, each)]
+        self.assertEqual(answer(fed(machine(), pieces)).message, read_out(stream(*ITEMS)).message)
+        (event,) = fed(machine(), [noise])
+        assert isinstance(event, Failed)
+        self.assertIn("keep-alive", event.problem.message)
+
+    def test_error_as_text(self) -> None:
+        """An event called error is one, whatever its data."""
+        (event,) = fed(machine(), [b"event: error\ndata: it broke\n\n"])
+        assert isinstance(event, Failed)
+        self.assertIn("it broke", event.problem.message)
+
+    def test_damaged(self) -> None:
+        """A damaged event may have been a piece of the answer."""
+        pieces = stream(message("Hello")).writes()
+        pieces[3] = pieces[3].rstrip()[:-5] + b"\n\n"
+        self.assertIsNotNone(answer(fed(machine(), pieces)).error)
+
+    def test_broken_byte(self) -> None:
+        """A broken byte costs one character (row 63)."""
+        body = stream(message("Y#s")).body_bytes().replace(b"#", b"\xff")
+        self.assertEqual(answer(fed(machine(), [body])).text, "Y\ufffds")
+
+    def test_places_as_text(self) -> None:
+        """An item's place counts, however it is written."""
+        found = events(*ITEMS)
+        for number, event in enumerate(found):
+            if "output_index" in event and number % 2:
+                event["output_index"] = str(event["output_index"])
+        checked = read_out(Script(steps=frames(found)))
+        self.assertEqual((checked.text, len(checked.calls)), ("I will look.", 2))
+
+    def test_lines(self) -> None:
+        """Events on lines of JSON are events; a whole response over many lines is one."""
+        lines = b"".join(json_bytes(each) + b"\n" for each in events(*ITEMS))
+        self.assertEqual(answer(fed(machine(), [lines])).message, read_out(stream(*ITEMS)).message)
+        text = json.dumps(json.loads(whole(*ITEMS).body_bytes()), indent=1).encode()
+        self.assertEqual(answer(fed(machine(), [text])).message, read_out(stream(*ITEMS)).message)
+
+    def test_window(self) -> None:
+        """Nothing at all from a full window is a prompt that was too long (row 39); blank text is an answer."""
+        (event,) = fed(machine(window=5), [stream().body_bytes()])
+        assert isinstance(event, Failed)
+        self.assertTrue(event.problem.message.startswith("prompt is too long"))
+        blank = read_out(stream(message(" ")))
+        self.assertEqual((blank.text, reason(blank)), (" ", "end_turn"))
+
+    def test_reasons(self) -> None:
+        """Why an answer is not complete may be said in other words."""
+        for word, wanted in (
+            ("safety", "refusal"),
+            ("model_length", "model_context_window_exceeded"),
+            ("x", "max_tokens"),
+        ):
+            cut = stream(message("We"), status="incomplete", incomplete_details={"reason": word})
+            self.assertEqual(reason(read_out(cut)), wanted)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from claudeproxy.translate.stops import StopWatch
+from claudeproxy.translate.stops import Ending, StopWatch, ending_of, shown_reason
 
 #: Few letters, so that sequences overlap, begin within each other and repeat.
 WORDS = st.text("abc", min_size=1, max_size=4)
@@ -25,6 +25,34 @@ def independent(stops: tuple[str, ...], text: str) -> tuple[str, str | None]:
             hit = max(hits, key=len)
             return text[: end - len(hit)], hit
     return text, None
+
+
+class EndingTests(SynchronousTestCase):
+    """`ending_of`."""
+
+    def test_known(self) -> None:
+        """Servers spell reasons differently."""
+        for reason, ending in (
+            ("", Ending.WHOLE),
+            ("stop", Ending.WHOLE),
+            ("tool_calls", Ending.WHOLE),
+            ("MAX_TOKENS", Ending.LENGTH),
+            ("maxTokens", Ending.LENGTH),
+            ("model_length", Ending.WINDOW),
+            ("content-filter", Ending.REFUSED),
+            ("network_error", Ending.BROKEN),
+            ("insufficient_system_resource", Ending.BUSY),
+        ):
+            self.assertIs(ending_of(reason), ending, reason)
+
+    def test_unknown(self) -> None:
+        """What nobody knows is not guessed."""
+        for reason in ("stopped by the cat", "5", "length" * 100, "repetition", "…"):
+            self.assertIsNone(ending_of(reason), reason)
+
+    def test_shown(self) -> None:
+        """An unknown reason is shown on one line of a log, in part."""
+        self.assertEqual(shown_reason("a\n\x1b[1mé" + "x" * 99), "a??[1m?" + "x" * 33)
 
 
 class StopWatchTests(SynchronousTestCase):

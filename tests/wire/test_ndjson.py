@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.wire.json import NotJSON
+from claudeproxy.wire.lines import LineTooLong
 from claudeproxy.wire.ndjson import ValueReader
 from tests import strategies
 
@@ -43,3 +44,30 @@ class ValueReaderTests(SynchronousTestCase):
             for value in reader.receive(b"1\n2\nnonsense\n3\n"):
                 found.append(value)
         self.assertEqual(found, [1, 2])
+        self.assertEqual(reader.rejected, b"nonsense")
+
+    @given(strategies.json_objects().filter(bool), st.data())
+    def test_one_text(self, value: Any, data: st.DataObject) -> None:
+        """A text that is written over many lines is one value, at the end."""
+        body = json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "replace")
+        self.assertEqual(read(data.draw(strategies.splits(body))), read([body]))
+        self.assertEqual(len(read([body])), 1)
+
+    def test_count(self) -> None:
+        """It is known how many values came."""
+        for body, count in ((b"", 0), (b"1\n2\n", 2), (b"1", 1), (b"{\n}", 1)):
+            reader = ValueReader()
+            found = [*reader.receive(body), *reader.close()]
+            self.assertEqual((reader.count, len(found)), (count, count), body)
+
+    def test_no_text(self) -> None:
+        """A body that is no JSON at all is rejected whole, at its end."""
+        reader = ValueReader()
+        self.assertEqual(list(reader.receive(b"no\n such\n1\n")), [])
+        self.assertRaises(NotJSON, list, reader.close())
+        self.assertEqual(reader.rejected, b"no\nsuch\n1")
+
+    def test_bounded(self) -> None:
+        """A text without end is refused."""
+        reader = ValueReader(longest=100)
+        self.assertRaises(LineTooLong, list, reader.receive(b"{\n" + b'"a":\n' * 50))

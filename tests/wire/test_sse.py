@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.wire.lines import LineTooLong
-from claudeproxy.wire.sse import EventReader, ServerSentEvent
+from claudeproxy.wire.sse import TELLING, EventReader, ServerSentEvent, is_event_stream
 from tests import strategies
 
 STREAM = (
@@ -83,3 +83,35 @@ class EventReaderTests(SynchronousTestCase):
         reader = EventReader()
         reader._lines.longest = 100
         self.assertRaises(LineTooLong, reader.receive, b"data: " + b"x" * 101)
+
+
+class IsEventStreamTests(SynchronousTestCase):
+    """`is_event_stream`."""
+
+    def test_yes(self) -> None:
+        """A line of an event stream tells, whichever it is, after blank lines, a BOM and other words."""
+        for head in (
+            *(b"data: x", b"data:{", b":", b": keep-alive", b"event: error", b"id:1", b"retry: 9", b"data\n", b"id\r"),
+            *(b"\r\n \n\ndata: x", b"\xef\xbb\xbfdata: x", b"hello\ndata: x", b"x: y\rid: 1", b"\xef\xbb\xbf\n: x"),
+        ):
+            self.assertIs(is_event_stream(head), True, head)
+
+    def test_no(self) -> None:
+        """JSON and markup tell at once; words of any kind once there are too many of them."""
+        for head in (b"{", b" \n[", b'"', b"<html>\ndata: x", b'\xef\xbb\xbf{"', b"a" * TELLING, b"a\n" * TELLING):
+            self.assertIs(is_event_stream(head), False, head)
+
+    def test_unknown(self) -> None:
+        """Until then nobody knows."""
+        for head in (b"", b"\n\n", b"\xef", b"\xef\xbb\xbf", b"dat", b"data", b"error: no", b"1", b"null", b"database"):
+            self.assertIsNone(is_event_stream(head), head)
+
+    @given(st.lists(st.sampled_from([b"data", b"id", b":", b"{", b"\n", b"\r", b" ", b"\xef", b"\xbb\xbf", b"x"])))
+    def test_stays(self, pieces: list[bytes]) -> None:
+        """An answer is the same for any more of the body."""
+        body = b"".join(pieces)
+        known = None
+        for end in range(len(body) + 1):
+            found = is_event_stream(body[:end])
+            self.assertTrue(known is None or found is known, body[:end])
+            known = found

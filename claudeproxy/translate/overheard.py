@@ -1,0 +1,77 @@
+"""What an answer that is passed on untouched says of itself: for the log line, and for counts that learn. Pure."""
+
+from typing import Any
+
+from attrs import define, field
+
+from claudeproxy.model.events import Usage
+from claudeproxy.translate.usage import from_anthropic
+from claudeproxy.wire.json import NotJSON, decode
+from claudeproxy.wire.lines import LineTooLong
+from claudeproxy.wire.sse import EventReader
+
+#: A JSON answer above this size, in bytes, is not looked into.
+_LONGEST = 1024 * 1024
+#: The events in which something is told; nothing else is decoded.
+_TELLING = frozenset({"message_start", "message_delta", "error"})
+
+
+@define
+class Overheard:
+    """Listens to an answer's bytes, in any split, and never fails."""
+
+    #: Server-sent events rather than one JSON text.
+    streams: bool = False
+    #: What the server counted, as far as it has told.
+    usage: Usage | None = field(default=None, init=False)
+    #: How the answer ended: its stop reason, or the type of its error; "" until that is told.
+    outcome: str = field(default="", init=False)
+    _counts: dict[str, Any] = field(factory=dict, init=False)
+    _events: EventReader | None = field(factory=EventReader, init=False)
+    _text: list[bytes] = field(factory=list, init=False)
+    _size: int = field(default=0, init=False)
+
+    def receive(self, data: bytes) -> bool:
+        """More of the answer. True if a block of content begins or goes on in it."""
+        if not self.streams:
+            self._size += len(data)
+            if self._size <= _LONGEST:
+                self._text.append(data)
+            return True
+        if self._events is None:
+            return False
+        try:
+            events = self._events.receive(data)
+        except LineTooLong:
+            self._events = None
+            return False
+        for event in events:
+            if event.name in _TELLING:
+                self._hear(_object(event.data))
+        return any(event.name.startswith("content_block") for event in events)
+
+    def close(self) -> None:
+        """The answer is over."""
+        if not self.streams and self._size <= _LONGEST:
+            self._hear(_object(b"".join(self._text)))
+        self._text.clear()
+
+    def _hear(self, said: dict[str, Any]) -> None:
+        match said:
+            case {"type": "error", "error": {"type": str(kind)}}:
+                self.outcome = kind[:64]
+        for told in (said, said.get("message"), said.get("delta")):
+            if isinstance(told, dict):
+                if isinstance(told.get("usage"), dict):
+                    self._counts.update((name, each) for name, each in told["usage"].items() if each is not None)
+                    self.usage = from_anthropic(self._counts)
+                if isinstance(told.get("stop_reason"), str):
+                    self.outcome = told["stop_reason"][:64]
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        value = decode(data)
+    except NotJSON:
+        return {}
+    return value if isinstance(value, dict) else {}
