@@ -44,8 +44,10 @@ class ChatSpeech:
     def machine(self, reply: Reply, expected: Expected, unique: Callable[[], str]) -> Machine:
         return ChatStream(reply, expected, unique)
 
-    async def recognise(self, client: BackendClient, target: Target, headers: Headers) -> Recognised | None:
-        return await recognise(client, target, headers)
+    async def recognise(
+        self, client: BackendClient, target: Target, headers: Headers, sure: Dialect | None
+    ) -> Recognised:
+        return await recognise(client, target, headers, sure)
 
     async def count(
         self, client: BackendClient, target: Target, headers: Headers, body: Mapping[str, Any], dialect: Dialect

@@ -1,6 +1,6 @@
 """HTTP to one backend: the one place where treq is spoken."""
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
 from attrs import define, field, frozen
@@ -19,6 +19,8 @@ from zope.interface import implementer
 
 from claudeproxy.model.problems import Problem, Refusal, overloaded
 from claudeproxy.wire.json import NotJSON, decode
+
+Header = tuple[bytes, bytes]
 
 #: Below the keep-alive of the servers we know (llama.cpp and uvicorn: 5 s), so that we close first (STYLE P9).
 KEPT_ALIVE = 4.0
@@ -114,24 +116,35 @@ class BackendClient:
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> IResponse:
         """The response once its headers are there, its body still to come. Raises `Refusal`."""
+        return await self.send(b"POST", url, body, _pairs(headers))
+
+    async def send(self, method: bytes, url: str, body: bytes | None, headers: Iterable[Header]) -> IResponse:
+        """The same for any method, with headers that may come more than once."""
         sent = self._clock.seconds()
+        headers = list(headers)
         try:
-            return await self._request("POST", url, body, headers)
+            return await self._request(method, url, body, headers)
         except ResponseNeverReceived as fault:
-            if self._clock.seconds() - sent > STALE_WITHIN or _cancelled(fault):
+            if _cancelled(fault):
+                raise CancelledError from None
+            if self._clock.seconds() - sent > STALE_WITHIN:
                 raise Refusal(self._unreachable(fault)) from None
         try:  # the pool's connection was stale: once more, nothing was received yet (STYLE P9)
-            return await self._request("POST", url, body, headers)
+            return await self._request(method, url, body, headers)
         except ResponseNeverReceived as fault:
             raise Refusal(self._unreachable(fault)) from None
 
     async def get(self, url: str, headers: Mapping[str, str]) -> tuple[int, Any]:
         """Status and JSON value (None if it is none) of a small resource. Raises `Refusal`, late ones included."""
-        return await self._in_time(self._small("GET", url, None, headers))
+        return await self.question(b"GET", url, None, _pairs(headers))
 
     async def ask(self, url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, Any]:
         """The same for a POST."""
-        return await self._in_time(self._small("POST", url, body, headers))
+        return await self.question(b"POST", url, body, _pairs(headers))
+
+    async def question(self, method: bytes, url: str, body: bytes | None, headers: Iterable[Header]) -> tuple[int, Any]:
+        """The same for any method."""
+        return await self._in_time(self._small(method, url, body, headers))
 
     def close(self) -> Deferred[None]:
         """Closes the connections that lie idle."""
@@ -151,7 +164,7 @@ class BackendClient:
             if limit.active():
                 limit.cancel()
 
-    async def _small(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> tuple[int, Any]:
+    async def _small(self, method: bytes, url: str, body: bytes | None, headers: Iterable[Header]) -> tuple[int, Any]:
         try:
             response = await self._request(method, url, body, headers)
         except ResponseNeverReceived as fault:
@@ -162,12 +175,15 @@ class BackendClient:
         except NotJSON:
             return response.code, None
 
-    async def _request(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]) -> IResponse:
+    async def _request(self, method: bytes, url: str, body: bytes | None, given: Iterable[Header]) -> IResponse:
+        headers = Headers()
+        for name, value in given:
+            headers.addRawHeader(name, value)
         try:
             response: IResponse = await self._http.request(
-                method,
+                method.decode("ascii", "replace"),
                 url,
-                headers=Headers({name: [value] for name, value in headers.items()}),
+                headers=headers,
                 data=body,
                 allow_redirects=False,  # row 79: no redirect is followed with credentials
                 unbuffered=True,
@@ -185,6 +201,10 @@ class BackendClient:
         return overloaded(f"Backend {self.name} cannot be reached: {describe(fault)}")
 
 
+def _pairs(headers: Mapping[str, str]) -> list[Header]:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
 def describe(fault: BaseException | None) -> str:
     """An error of Twisted's in a few words."""
     for reason in getattr(fault, "reasons", None) or ():
@@ -197,11 +217,24 @@ def _cancelled(fault: ResponseNeverReceived) -> bool:
     return any(isinstance(reason, Failure) and reason.check(CancelledError) for reason in fault.reasons or ())
 
 
-async def read_body(response: IResponse, longest: int) -> bytes:
-    """The body, cut at ``longest`` bytes. Cancelling closes the connection (STYLE P1)."""
+async def read_body(
+    response: IResponse, longest: int, clock: IReactorTime | None = None, patience: float = 0.0
+) -> bytes:
+    """The body, cut at ``longest`` bytes, and with a ``clock`` after ``patience`` seconds. Cancelling closes the
+    connection (STYLE P1)."""
     reader = _Reader(longest)
     response.deliverBody(reader)
-    return await reader.done
+    limit = None if clock is None or reader.done.called else clock.callLater(patience, reader.cut)
+    try:
+        return await reader.done
+    finally:
+        if limit is not None and limit.active():
+            limit.cancel()
+
+
+def leave_unread(response: IResponse) -> None:
+    """Closes the connection of a response whose body nobody wants."""
+    response.deliverBody(_Reader(0))
 
 
 @define(eq=False)
@@ -214,19 +247,27 @@ class _Reader(Protocol):
     def __attrs_post_init__(self) -> None:
         self.done = Deferred(lambda _: self._hang_up())
 
+    def connectionMade(self) -> None:
+        if not self._longest:
+            self.cut()
+
     def dataReceived(self, data: bytes) -> None:
         if self._size >= self._longest:
             return
         self._pieces.append(data)
         self._size += len(data)
         if self._size >= self._longest:
-            self._finish()
-            self._hang_up()
+            self.cut()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         # An error text that was cut is still worth showing.
         if not self.done.called or reason.check(ResponseDone, PotentialDataLoss):
             self._finish()
+
+    def cut(self) -> None:
+        """What has come is enough."""
+        self._finish()
+        self._hang_up()
 
     def _finish(self) -> None:
         if not self.done.called:

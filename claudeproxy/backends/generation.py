@@ -18,10 +18,10 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
-from claudeproxy.backends.client import LONGEST_ERROR, describe, read_body
+from claudeproxy.backends.client import LONGEST_ERROR, describe, leave_unread, read_body
 from claudeproxy.model.events import Event
 from claudeproxy.model.problems import Problem, Refusal, bad_gateway, overloaded
-from claudeproxy.translate.failures import problem_from_answer
+from claudeproxy.translate.failures import problem_from_answer, seconds_to_wait
 from claudeproxy.wire.packed import KNOWN, BadlyPacked, Unpacker
 
 #: Row 55: how long, in seconds, a backend may hold its connection after it named the end of its answer.
@@ -30,8 +30,6 @@ SETTLING = 3.0
 
 class Machine(Structure):
     """Floor 2's side of a generation: a backend's bytes to events."""
-
-    whole_json: bool
 
     @property
     def spoken(self) -> bool: ...
@@ -44,6 +42,7 @@ class Machine(Structure):
     @property
     def remarks(self) -> list[str]: ...
     def begin(self) -> list[Event]: ...
+    def keep_alive(self) -> list[Event]: ...
     def receive(self, data: bytes) -> list[Event]: ...
     def close(self) -> list[Event]: ...
     def fail(self, problem: Problem) -> list[Event]: ...
@@ -91,6 +90,12 @@ class Generation(Protocol):
         """Delivers the message's start now, though the backend said nothing yet."""
         if not self._over:
             self._deliver(self._machine.begin())
+
+    def keep_alive(self) -> None:
+        """Delivers a sign of life, in the open block or one that is opened for it."""
+        events = [] if self._over else self._machine.keep_alive()
+        if events:
+            self._deliver(events)
 
     def cancel(self) -> None:
         """Hangs up on the backend; delivers nothing more."""
@@ -161,7 +166,7 @@ class Generation(Protocol):
         if events:
             self._deliver(events)
         if self._watch is None and not self._over and self._machine.spoken:
-            self._watch = self._clock.callLater(self._patience, self._check)
+            self._watch = self._clock.callLater(self._patience, self._check_silence)
         if self._machine.settled and not self._settling:  # else signs of life would put it off for ever
             self._settle()
 
@@ -187,11 +192,11 @@ class Generation(Protocol):
             response = await opening
             packing = _header(response, "content-encoding").lower()
             if packing not in KNOWN:
+                leave_unread(response)
                 words = f"Backend {self._backend} sent its answer as {packing}, which was not asked for."
                 raise Refusal(bad_gateway(words))
             if response.code == 200:
                 self._unpacker = Unpacker(packing == "deflate")  # gzip with its name is undone by treq
-                self._machine.whole_json = _is_json(response)
                 response.deliverBody(self)
                 if self._paused and self.transport is not None:
                     self._producer.pauseProducing()  # deliverBody itself resumes
@@ -211,10 +216,12 @@ class Generation(Protocol):
 
     async def _refused(self, response: IResponse) -> Problem:
         if 300 <= response.code < 400:
+            leave_unread(response)
             where = _header(response, "location") or "nowhere"
             return bad_gateway(f"Backend {self._backend} redirects to {where}, which is not followed with credentials.")
-        body = await read_body(response, LONGEST_ERROR)
-        return problem_from_answer(self._backend, response.code, body, _header(response, "retry-after"))
+        body = await read_body(response, LONGEST_ERROR, self._clock, self._patience)
+        wait = seconds_to_wait(_header(response, "retry-after"), _header(response, "date"))
+        return problem_from_answer(self._backend, response.code, body, wait)
 
     def _broken(self, reason: Failure) -> Problem:
         words = f"Backend {self._backend} broke off its answer: {describe(reason.value)}"
@@ -230,9 +237,10 @@ class Generation(Protocol):
         self._stop_watching()
         if self.transport is not None:
             self._settling = True
-            self._watch = self._clock.callLater(SETTLING, self._settled)
+            self._watch = self._clock.callLater(SETTLING, self._end_settling)
 
-    def _settled(self) -> None:
+    def _end_settling(self) -> None:
+        """The moment is over."""
         self._watch = None
         if self._paused and not self._over:
             self._settle()  # what the client has not let us read may still belong to the answer
@@ -241,13 +249,12 @@ class Generation(Protocol):
             self._finish(self._machine.close())
         self._hang_up()
 
-    def _check(self) -> None:
+    def _check_silence(self) -> None:
+        """Gives up a backend that said nothing for too long, unless it was not listened to."""
         self._watch = None
-        silent = self._clock.seconds() - self._heard
-        if self._paused:
-            silent = 0.0
+        silent = 0.0 if self._paused else self._clock.seconds() - self._heard
         if silent < self._patience:
-            self._watch = self._clock.callLater(self._patience - silent, self._check)
+            self._watch = self._clock.callLater(self._patience - silent, self._check_silence)
             return
         self.fail(
             bad_gateway(f"Backend {self._backend} fell silent for {self._patience:g} s in the middle of its answer.")
@@ -275,10 +282,6 @@ class Generation(Protocol):
 
 
 _OURS = Problem(500, "api_error", "Internal error in claudeproxy while translating the answer.", "internal")
-
-
-def _is_json(response: IResponse) -> bool:
-    return _header(response, "content-type").partition(";")[0].strip().lower() == "application/json"
 
 
 def _header(response: IResponse, name: str) -> str:

@@ -1,9 +1,10 @@
 """What floor 5 asks of a backend, and what it gives one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from attrs import frozen
+from attrs import field, frozen
+from twisted.web.iweb import IResponse
 
 from claudeproxy.backends.generation import Generation
 from claudeproxy.model.anthropic import MessagesRequest
@@ -11,6 +12,28 @@ from claudeproxy.model.events import Event
 
 #: Called with the events that follow from one read of the backend.
 Deliver = Callable[[list[Event]], None]
+
+
+@frozen
+class Letter:
+    """An HTTP request as its client wrote it, for those who pass it on."""
+
+    method: bytes
+    #: Path and query, below whatever prefix the client put in front.
+    target: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    #: Without its content encoding.
+    body: bytes = field(default=b"", repr=False)
+
+
+@frozen
+class Call:
+    """What a client asks for."""
+
+    request: MessagesRequest
+    letter: Letter
+    #: The same for all requests of one conversation, or "".
+    session: str = ""
 
 
 @frozen
@@ -22,6 +45,8 @@ class Prepared:
     model: str
     #: What is asked for and not sent, by field or block type.
     dropped: tuple[str, ...]
+    #: What the proxy or a prompt does in the backend's stead, likewise.
+    emulated: tuple[str, ...]
     #: The best count of the prompt before it is sent, in tokens.
     prompt_tokens: int
     #: What only the backend needs to know, to read the answer.
@@ -37,6 +62,43 @@ class Count:
     model: str
 
 
+@frozen
+class Abilities:
+    """What a model can do of that which not every model can."""
+
+    tools: bool
+    images: bool
+    thinking: bool
+    #: The efforts that make a difference; none if it cannot be told how much to think.
+    efforts: tuple[str, ...]
+    #: Whether an answer can be bound to a schema.
+    structured: bool
+
+
+@frozen
+class Offer:
+    """A model of a backend, as far as it is known."""
+
+    model: str
+    #: The context window and the longest answer, in tokens; 0 if nobody knows.
+    window: int = 0
+    max_output: int = 0
+    abilities: Abilities | None = None
+    #: An Anthropic server's own entry in its list, which says all of it better.
+    as_told: Mapping[str, Any] = field(factory=dict)
+
+
+class Forwarder(Protocol):
+    """Passes requests on as they are, and answers back."""
+
+    async def forward(self, letter: Letter, model: str) -> IResponse:
+        """The answer's beginning, whatever its status; its body is to be delivered as it comes.
+
+        ``model`` takes the place of the one in the body, unless it is "". Raises `Refusal` if the backend cannot be
+        reached. Cancelling closes the connection.
+        """
+
+
 class Backend(Protocol):
     """A place where answers are made."""
 
@@ -44,11 +106,12 @@ class Backend(Protocol):
     def name(self) -> str:
         """The name in the settings."""
 
-    async def prepare(self, request: MessagesRequest, model: str, session: str) -> Prepared:
-        """Translates; asks the backend what it is, should that not be known yet. Raises `Refusal`.
+    @property
+    def forwarder(self) -> Forwarder | None:
+        """For a backend that speaks as the client does: then nothing else here is asked of it but `offers`."""
 
-        ``session`` is the same for all requests of one conversation, or "".
-        """
+    async def prepare(self, call: Call, model: str) -> Prepared:
+        """Translates; asks the backend what it is, should that not be known yet. Raises `Refusal`."""
 
     def generate(self, prepared: Prepared, message_id: str, model: str, deliver: Deliver) -> Generation:
         """Sends the request, and gives ``deliver`` the events of its answer as they come.
@@ -56,11 +119,11 @@ class Backend(Protocol):
         ``model`` is the name that the answer says. The last event delivered is MessageStop or Failed.
         """
 
-    async def count(self, request: MessagesRequest, model: str) -> Count:
+    async def count(self, call: Call, model: str) -> Count:
         """How many tokens the prompt has. Raises `Refusal` for a request that cannot be translated."""
 
-    async def models(self) -> Sequence[str]:
-        """The models that the backend offers; empty while it cannot be asked."""
+    async def offers(self) -> Sequence[Offer]:
+        """The models that the backend has; empty while it cannot be asked."""
 
     def describe(self) -> str:
         """In a few words for the log: what it is and where."""

@@ -8,20 +8,18 @@ from attrs import frozen
 
 from claudeproxy.backends.client import BackendClient, Target
 from claudeproxy.backends.generation import Machine
-from claudeproxy.backends.recognition import ModelFacts, Recognised
+from claudeproxy.backends.ollama_facts import UNKNOWN_WINDOW, ask_of_model, names
+from claudeproxy.backends.profile import NOTHING, Facts
+from claudeproxy.backends.recognition import Recognised, ready
 from claudeproxy.backends.speech import Headers
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.documents import Papers
-from claudeproxy.model.problems import Refusal
 from claudeproxy.translate.composer import Expected
 from claudeproxy.translate.dialects import DIALECTS, Dialect
 from claudeproxy.translate.ollama_request import to_ollama, without_thinking
 from claudeproxy.translate.ollama_stream import OllamaStream
 from claudeproxy.translate.reply import Reply
 from claudeproxy.translate.translation import Policy, Translation
-from claudeproxy.wire.json import encode
-
-_LENGTH = ".context_length"
 
 
 @frozen
@@ -53,51 +51,17 @@ class OllamaSpeech:
     def machine(self, reply: Reply, expected: Expected, unique: Callable[[], str]) -> Machine:
         return OllamaStream(reply, expected, unique)
 
-    async def recognise(self, client: BackendClient, target: Target, headers: Headers) -> Recognised | None:
-        try:
-            status, listing = await client.get(f"{target.base}/api/tags", headers)
-        except Refusal:
-            return None
-        models = tuple(_names(listing)) if status == 200 else ()
-        window = self.num_ctx or UNKNOWN_WINDOW
-        return Recognised(DIALECTS["ollama"], models, window, ask=partial(self._show, client, target, headers))
+    async def recognise(
+        self, client: BackendClient, target: Target, headers: Headers, sure: Dialect | None
+    ) -> Recognised:
+        status, listing = await client.get(f"{target.base}/api/tags", headers)
+        ready(client, status)
+        models = {name: NOTHING for name in names(listing)} if status == 200 else {}
+        ask = partial(ask_of_model, client, target.base, headers, self.num_ctx)
+        window = Facts(window=self.num_ctx or UNKNOWN_WINDOW)
+        return Recognised(DIALECTS["ollama"], models, window, ask=ask)
 
     async def count(
         self, client: BackendClient, target: Target, headers: Headers, body: Mapping[str, Any], dialect: Dialect
     ) -> int | None:
         return None  # PROTOCOL 6.2: Ollama cannot count
-
-    async def _show(self, client: BackendClient, target: Target, headers: Headers, model: str) -> ModelFacts | None:
-        try:
-            status, said = await client.ask(f"{target.base}/api/show", encode({"model": model}), headers)
-        except Refusal:
-            return None
-        return self._facts(said) if status == 200 and isinstance(said, dict) else None
-
-    def _facts(self, said: Mapping[str, Any]) -> ModelFacts:
-        length = _length(said.get("model_info"))
-        window = min(filter(None, (self.num_ctx, length)), default=UNKNOWN_WINDOW)
-        cells: dict[str, Any] = {"num_ctx": window}
-        able = said.get("capabilities")
-        if isinstance(able, list) and able:  # servers before 0.6.4 do not tell
-            cells["images"] = "yes" if "vision" in able else "no"
-            if "thinking" not in able:
-                cells["thinking"] = "none"
-        return ModelFacts(cells, window)
-
-
-#: The window of a model that does not tell its own, where the settings want just that.
-UNKNOWN_WINDOW = 32_768
-
-
-def _names(listing: Any) -> list[str]:
-    models = listing.get("models") if isinstance(listing, dict) else None
-    entries = [each for each in models if isinstance(each, dict)] if isinstance(models, list) else []
-    names = [each.get("model") or each.get("name") for each in entries]
-    return [name for name in names if isinstance(name, str)]
-
-
-def _length(info: Any) -> int:
-    """``qwen3.context_length`` or the like, under the architecture's name; 0 if it is not told."""
-    found = [value for key, value in info.items() if key.endswith(_LENGTH)] if isinstance(info, dict) else []
-    return max((value for value in found if type(value) is int and value > 0), default=0)

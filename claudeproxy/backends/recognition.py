@@ -1,12 +1,17 @@
-"""What kind of server a backend is, asked of the server itself (PROTOCOL appendix C)."""
+"""What kind of server a backend is, asked of the server itself (PROTOCOL 6.2, appendix C)."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 from attrs import field, frozen
 
 from claudeproxy.backends.client import BackendClient, Target
-from claudeproxy.model.problems import Refusal
+from claudeproxy.backends.listings import entries, is_embedding, listed, lmstudio, tokens
+from claudeproxy.backends.ollama_facts import ask_of_compat_model
+from claudeproxy.backends.profile import NOTHING, Facts
+from claudeproxy.model.problems import Refusal, overloaded
 from claudeproxy.translate.dialects import DIALECTS, Dialect
 
 #: Who owns the models, by the word in ``GET /v1/models``, and the dialect of that server.
@@ -16,88 +21,157 @@ _OWNERS = {
     "organization_owner": "lmstudio",
     "library": "ollama-compat",
 }
+#: A server, or what stands before it, that will be there in a moment: llama.cpp while it loads its model.
+_NOT_NOW = (502, 503, 504)
+#: What llama.cpp says that a template can do, and the words for the log where it cannot.
+_CAPABILITIES = {
+    "supports_tools": "tools",
+    "supports_parallel_tool_calls": "several calls at once",
+    "supports_system_role": "system messages",
+}
 
-
-@frozen
-class ModelFacts:
-    """What a server said of one of its models."""
-
-    #: Cells of the dialect that hold for this model.
-    cells: Mapping[str, Any] = field(factory=dict)
-    #: Its context window in tokens; 0 if the server does not tell.
-    window: int = 0
+Headers = Mapping[str, str]
 
 
 @frozen
 class Recognised:
-    """What a server said of itself."""
+    """What a server said of itself. Two that are equal need not be told apart."""
 
     dialect: Dialect
-    models: tuple[str, ...] = ()
-    #: The context window in tokens; 0 if the server does not tell.
-    window: int = 0
-    #: Cells of the dialect that the server itself has told.
-    cells: Mapping[str, str] = field(factory=dict)
-    #: Asks about one model, by its name, where a server's models differ; its result is None for "not known now".
-    ask: Callable[[str], Awaitable[ModelFacts | None]] | None = None
+    #: Its models by their names, with what its list tells of each.
+    models: Mapping[str, Facts] = field(factory=dict)
+    #: What holds for all of them, and for names that it does not list.
+    common: Facts = NOTHING
+    #: How many answers it makes at once; 0 if it does not tell.
+    slots: int = 0
+    #: Asks about one model, by its name, where the list tells too little; its result is None for "not known now".
+    ask: Callable[[str], Awaitable[Facts | None]] | None = field(default=None, eq=False)
+
+    def facts(self, model: str) -> Facts:
+        """What is known of ``model`` without asking."""
+        return self.models.get(model, NOTHING).over(self.common)
 
 
-async def recognise(client: BackendClient, target: Target, headers: Mapping[str, str]) -> Recognised | None:
-    """Asks the model list, and llama.cpp's properties; None if the server cannot be reached."""
-    try:
-        status, listing = await client.get(f"{target.base}/models", headers)
-        entries = _entries(listing) if status == 200 else []
-        dialect = _by_owner(entries)
-        properties = None
-        if dialect is None or dialect.name == "llama.cpp":
-            properties = _of_llama(await client.get(f"{target.root}/props", headers))
-    except Refusal:
-        return None
-    if properties is not None:
-        dialect = DIALECTS["llama.cpp"]
-    models = tuple(entry["id"] for entry in entries)
-    window = _window(properties or {}, entries)
-    return Recognised(dialect or DIALECTS["generic"], models, window, _told(properties or {}))
+async def recognise(client: BackendClient, target: Target, headers: Headers, sure: Dialect | None = None) -> Recognised:
+    """Asks for the list of models, and what the family in question has beyond it. Raises `Refusal` if the server
+    cannot be reached or is not ready.
+
+    ``sure`` is the family that needs no recognising. What a server does not have beyond its list stays unknown.
+    """
+    status, listing = await client.get(f"{target.base}/models", headers)
+    ready(client, status)
+    models = listed(listing) if status == 200 else {}
+    dialect = sure or _by_owner(listing)
+    match dialect.name if dialect is not None else "":
+        case "llama.cpp" | "":
+            found = await _llama(client, target, headers, models, dialect is not None)
+            if found is not None:
+                return found
+        case "lmstudio":
+            models = await _of_lmstudio(client, target, headers, models)
+        case "ollama-compat":
+            ask = partial(ask_of_compat_model, client, target.root, headers)
+            return Recognised(dialect or DIALECTS["ollama-compat"], models, ask=ask)
+    return Recognised(dialect or DIALECTS["generic"], models, _alike(models))
 
 
-def _entries(listing: Any) -> list[dict[str, Any]]:
-    entries = listing.get("data") if isinstance(listing, dict) else None
-    if not isinstance(entries, list):
-        return []
-    return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+def ready(client: BackendClient, status: int) -> None:
+    """Raises `Refusal` for a status of a server that is not ready."""
+    if status in _NOT_NOW:
+        raise Refusal(overloaded(f"Backend {client.name} is not ready: it answers with status {status}."))
 
 
-def _by_owner(entries: list[dict[str, Any]]) -> Dialect | None:
-    for entry in entries:
+def _by_owner(listing: Any) -> Dialect | None:
+    for entry in entries(listing):
         name = _OWNERS.get(str(entry.get("owned_by")))
         if name is not None:
             return DIALECTS[name]
     return None
 
 
-def _of_llama(answer: tuple[int, Any]) -> dict[str, Any] | None:
-    status, properties = answer
-    if status == 200 and isinstance(properties, dict) and "default_generation_settings" in properties:
-        return properties
-    return None
+def _alike(models: Mapping[str, Facts]) -> Facts:
+    """What may be said of a name that is not listed: the window, if all have the same."""
+    windows = {facts.window for facts in models.values()}
+    return Facts(window=windows.pop()) if len(windows) == 1 else NOTHING
 
 
-def _window(properties: Mapping[str, Any], entries: list[dict[str, Any]]) -> int:
-    """llama.cpp tells it among its properties, vLLM with each model; models of one server may differ."""
+async def _llama(
+    client: BackendClient, target: Target, headers: Headers, models: Mapping[str, Facts], known: bool
+) -> Recognised | None:
+    """``known`` is whether it is llama.cpp in any case; else None for another server."""
+    status, properties = await client.get(f"{target.root}/props", headers)
+    ready(client, status)
+    if status != 200 or not isinstance(properties, dict) or "default_generation_settings" not in properties:
+        properties = {}
+        if not known:
+            return None
+    dialect = DIALECTS["llama.cpp"]
+    if properties.get("role") == "router":  # many models, each in a process of its own
+        return Recognised(dialect, models, ask=partial(_of_routed, client, target, headers))
+    facts, slots = _of_llama(properties), tokens(properties.get("total_slots"))
+    if not facts.window or not slots:
+        window, number = await _slots(client, target, headers)
+        facts, slots = facts.over(Facts(window=window)), slots or number
+    return Recognised(dialect, models, facts, slots)
+
+
+def _of_llama(properties: Mapping[str, Any]) -> Facts:
+    """A process of llama.cpp has one model."""
+    cells: dict[str, Any] = {}
+    window, tools, lacks = 0, None, []
     match properties:
-        case {"default_generation_settings": {"n_ctx": int(window)}}:
-            return window
-    windows = {entry["max_model_len"] for entry in entries if isinstance(entry.get("max_model_len"), int)}
-    return windows.pop() if len(windows) == 1 else 0
-
-
-def _told(properties: Mapping[str, Any]) -> dict[str, str]:
-    """What llama.cpp says of its model: whether it has eyes, and whether its template has a place for tools."""
-    told = {}
+        case {"default_generation_settings": {"n_ctx": length}}:
+            window = tokens(length)
     match properties:
         case {"modalities": {"vision": bool(vision)}}:
-            told["images"] = "yes" if vision else "no"
+            cells["images"] = "yes" if vision else "no"
     match properties:
-        case {"chat_template_caps": {"supports_tools": bool(tools)}}:
-            told["tools"] = "yes" if tools else "no"
-    return told
+        case {"chat_template_caps": dict(able)}:
+            lacks = [words for name, words in _CAPABILITIES.items() if able.get(name) is False]
+            if isinstance(able.get("supports_tools"), bool):
+                tools = able["supports_tools"]
+                cells["tools"] = "yes" if tools else "no"
+    thinks, efforts = None, None
+    template = properties.get("chat_template")
+    if isinstance(template, str) and template:  # which of the variables of `translate.thinking` it reads
+        efforts = ("low", "medium", "high") if "reasoning_effort" in template else ()
+        thinks = bool(efforts) or "enable_thinking" in template or "<think>" in template
+    return Facts(cells, window, tools, thinks, efforts, tuple(lacks))
+
+
+async def _slots(client: BackendClient, target: Target, headers: Headers) -> tuple[int, int]:
+    """The window of a slot, and how many there are; zeros if they are not shown."""
+    try:
+        status, slots = await client.get(f"{target.root}/slots", headers)
+    except Refusal:
+        return 0, 0
+    if status != 200 or not isinstance(slots, list):
+        return 0, 0
+    windows = [tokens(slot.get("n_ctx")) for slot in slots if isinstance(slot, dict)]
+    return min(windows, default=0), len(windows)
+
+
+async def _of_routed(client: BackendClient, target: Target, headers: Headers, model: str) -> Facts | None:
+    """None for a model that is not loaded: to ask must not load it."""
+    url = f"{target.root}/props?model={quote(model, safe='')}&autoload=false"
+    try:
+        status, properties = await client.get(url, headers)
+    except Refusal:
+        return None
+    return _of_llama(properties) if status == 200 and isinstance(properties, dict) else None
+
+
+async def _of_lmstudio(
+    client: BackendClient, target: Target, headers: Headers, models: dict[str, Facts]
+) -> dict[str, Facts]:
+    """It answers with 200 on paths that it does not have, so that only the shape tells."""
+    for path, key in (("/api/v1/models", "models"), ("/api/v0/models", "data")):
+        try:
+            _, listing = await client.get(target.root + path, headers)
+        except Refusal:
+            continue
+        told = lmstudio(listing)
+        if told is not None:
+            deaf = {each.get("key") or each.get("id") for each in entries(listing, key) if is_embedding(each)}
+            return {name: told.get(name, facts) for name, facts in {**models, **told}.items() if name not in deaf}
+    return models

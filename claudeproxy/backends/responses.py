@@ -50,9 +50,11 @@ class ResponsesSpeech:
     def machine(self, reply: Reply, expected: Expected, unique: Callable[[], str]) -> Machine:
         return ResponsesStream(reply, expected, unique)
 
-    async def recognise(self, client: BackendClient, target: Target, headers: Headers) -> Recognised | None:
-        recognised = await recognise(client, target, headers)
-        if recognised is not None and recognised.dialect.name == "generic":
+    async def recognise(
+        self, client: BackendClient, target: Target, headers: Headers, sure: Dialect | None
+    ) -> Recognised:
+        recognised = await recognise(client, target, headers, sure)
+        if sure is None and recognised.dialect.name == "generic":
             return evolve(recognised, dialect=DIALECTS[self.unknown])
         return recognised
 

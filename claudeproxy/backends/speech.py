@@ -44,8 +44,11 @@ class Speech(Protocol):
     def machine(self, reply: Reply, expected: Expected, unique: Callable[[], str]) -> Machine:
         """What reads the answer."""
 
-    async def recognise(self, client: BackendClient, target: Target, headers: Headers) -> Recognised | None:
-        """What the server says of itself; None if it cannot be reached. Never raises `Refusal`."""
+    async def recognise(
+        self, client: BackendClient, target: Target, headers: Headers, sure: Dialect | None
+    ) -> Recognised:
+        """What the server says of itself; ``sure`` is the dialect that needs no recognising. Raises `Refusal` if it
+        cannot be reached."""
 
     async def count(
         self, client: BackendClient, target: Target, headers: Headers, body: Mapping[str, Any], dialect: Dialect

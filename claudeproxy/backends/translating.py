@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from attrs import define, evolve, field, frozen
 from twisted.application.service import IService
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -16,9 +15,10 @@ from twisted.web.iweb import IResponse
 from claudeproxy.backends.client import LONGEST_ERROR, BackendClient, Target, read_body
 from claudeproxy.backends.documents import DocumentReader
 from claudeproxy.backends.generation import Generation
-from claudeproxy.backends.interfaces import Count, Deliver, Prepared
-from claudeproxy.backends.recognition import ModelFacts, Recognised
-from claudeproxy.backends.shared import Shared
+from claudeproxy.backends.interfaces import Call, Count, Deliver, Offer, Prepared
+from claudeproxy.backends.profile import Facts, Profile
+from claudeproxy.backends.recognition import Recognised
+from claudeproxy.backends.recovery import FRESH, FRESH_HOSTED, Acquaintance, in_words, printable
 from claudeproxy.backends.speech import Speech
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.problems import Refusal, invalid_request
@@ -36,10 +36,8 @@ from claudeproxy.wire.json import encode
 _NO_THINKING = re.compile(
     rb"does not support (?:thinking|reasoning)|think value .{0,40} is not supported|invalid think value", re.IGNORECASE
 )
-
-
-#: A request waits so long, in seconds, for its server to say what it is; then it is taken for one that does not say.
-RECOGNITION_TIME = 1.5
+#: The families that are services, not servers: what they offer does not change from one minute to the next.
+_HOSTED = ("openai", "openrouter", "deepseek", "kimi", "glm")
 
 
 @frozen
@@ -63,6 +61,8 @@ class Manner:
     policy: Policy = STRICT
     #: For a server that has but one model and answers to any name: that model's name.
     only_model: str = ""
+    #: The context window in tokens, whatever the server tells; 0 for what it tells.
+    window: int = 0
 
 
 @define(eq=False)
@@ -81,33 +81,47 @@ class TranslatingBackend:
     _log: Logger
     #: The service that runs the server, if it is ours to run.
     _process: IService | None = None
-    _recognition: Shared[Recognised] = field(init=False)
     #: The models that have refused to think.
     _thoughtless: set[str] = field(factory=set, init=False)
-    #: What the server told of its models, one by one.
-    _models: dict[str, Shared[ModelFacts]] = field(factory=dict, init=False)
+    _acquaintance: Acquaintance = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._recognition = Shared(self._recognise, self._clock, RECOGNITION_TIME)
+        sure = self._manner.dialect
+        lasting = FRESH_HOSTED if sure is not None and sure.name in _HOSTED else FRESH
+        # The family matters before the first request; what the server tells beside it may come later, but for
+        # llama.cpp's template.
+        awaited = sure is None or sure.name == "llama.cpp"
+        self._acquaintance = Acquaintance(
+            self.name, self._recognise, self._described, self._clock, self._log, lasting, awaited
+        )
 
-    async def prepare(self, request: MessagesRequest, model: str, session: str) -> Prepared:
+    @property
+    def forwarder(self) -> None:
+        """Nothing is passed on as it is."""
+
+    async def prepare(self, call: Call, model: str) -> Prepared:
+        request, session = call.request, call.session
         model = self._manner.only_model or model
-        dialect, window = await self._learn(model)
+        profile = await self._learn(model)
+        dialect = profile.dialect
         if is_web_search(request):
             words = await self._translated(evolve(request, tools=(), tool_choice=None), model, dialect, session)
             estimate = prompt_tokens(words.body, len(encode(words.body)))
-            return Prepared(b"", model, (), estimate, _Context(Expected(self.name, estimate), None, request))
+            return Prepared(b"", model, (), (), estimate, _Context(Expected(self.name, estimate), None, request))
         chat = await self._translated(request, model, dialect, session)
         if model in self._thoughtless:
             chat = self._speech.without_thinking(chat)
+        if request.tools and dialect.tools == "no":  # said of every request: an agent without tools is none
+            told = "model {model} of {backend} gets no tools: its template has no place for them"
+            self._log.warn(told, model=printable(model), backend=self.name)
         body = encode(chat.body)
         estimate = prompt_tokens(chat.body, len(body))
-        expected = Expected.of(self.name, estimate, window, request, chat, dialect)
+        expected = Expected.of(self.name, estimate, profile.window, request, chat, dialect)
         thoughtless = None
         if dialect.may_refuse_thinking:
             bare = self._speech.without_thinking(chat)
             thoughtless = encode(bare.body) if bare != chat else None
-        return Prepared(body, model, chat.dropped, estimate, _Context(expected, thoughtless, None))
+        return Prepared(body, model, chat.dropped, chat.emulated, estimate, _Context(expected, thoughtless, None))
 
     def generate(self, prepared: Prepared, message_id: str, model: str, deliver: Deliver) -> Generation:
         context: _Context = prepared.context
@@ -120,11 +134,11 @@ class TranslatingBackend:
             generation.conclude(no_results(context.search, reply, prepared.prompt_tokens, self._unique()))
         return generation
 
-    async def count(self, request: MessagesRequest, model: str) -> Count:
+    async def count(self, call: Call, model: str) -> Count:
         model = self._manner.only_model or model
-        dialect, _ = await self._learn(model)
+        dialect = (await self._learn(model)).dialect
         # What a backend reads does not depend on how long its answer may be.
-        asked = evolve(request, max_tokens=None, stop_sequences=())
+        asked = evolve(call.request, max_tokens=None, stop_sequences=())
         chat = await self._translated(asked, model, dialect, "")
         try:
             target = await self._locate()
@@ -135,9 +149,9 @@ class TranslatingBackend:
             return Count(exact, "exact", model)
         return Count(prompt_tokens(chat.body, len(encode(chat.body))), "estimate", model)
 
-    async def models(self) -> Sequence[str]:
-        recognised = await self._recognition.get()
-        return recognised.models if recognised is not None else ()
+    async def offers(self) -> Sequence[Offer]:
+        offered = await self._acquaintance.offered()
+        return [self._profile(name, facts).offer for name, facts in offered.items()]
 
     def describe(self) -> str:
         return self._place
@@ -145,10 +159,10 @@ class TranslatingBackend:
     def start(self) -> None:
         if self._process is not None:
             self._process.startService()
-        # Whether it answers is of no importance yet: who needs to know asks again.
-        Deferred.fromCoroutine(self._recognition.get()).addErrback(self._log_failure)
+        self._acquaintance.start()  # whether it answers is of no importance yet
 
     async def close(self) -> None:
+        self._acquaintance.stop()
         await self._client.close()
         if self._process is not None:
             await maybeDeferred(self._process.stopService)
@@ -161,9 +175,14 @@ class TranslatingBackend:
             raise Refusal(invalid_request("messages: nested too deeply")) from None
 
     async def _send(self, model: str, body: bytes, thoughtless: bytes | None) -> IResponse:
-        target = await self._locate()
-        url, headers = target.base + self._speech.path, self._headers(target)
-        response = await self._client.post(url, body, headers)
+        try:
+            target = await self._locate()
+            url, headers = target.base + self._speech.path, self._headers(target)
+            response = await self._client.post(url, body, headers)
+        except Refusal as refusal:
+            if not _was_cancelled(refusal):
+                self._acquaintance.doubt()
+            raise
         if response.code != 400 or thoughtless is None:
             return response
         said = await read_body(response, LONGEST_ERROR)
@@ -173,56 +192,29 @@ class TranslatingBackend:
         self._thoughtless.add(model)
         return await self._client.post(url, thoughtless, headers)
 
-    async def _known(self) -> Recognised | None:
-        """What the server told of itself; a host that is known by its name is not asked."""
-        if self._manner.dialect is None or self._manner.dialect.counting == "llama.cpp":
-            return await self._recognition.get()
-        return None
+    async def _learn(self, model: str) -> Profile:
+        """How to speak of ``model``, and what is known of it; a server that does not answer is not waited for long."""
+        return self._profile(model, await self._acquaintance.facts(model))
 
-    async def _learn(self, model: str) -> tuple[Dialect, int]:
-        """How to speak of ``model``, and its window in tokens (0 if nobody knows).
+    def _profile(self, model: str, facts: Facts) -> Profile:
+        manner, known = self._manner, self._acquaintance.last
+        family = manner.dialect or (known.dialect if known is not None else DIALECTS[self._speech.unknown])
+        return Profile.of(model, family, facts, manner.cells, manner.window)
 
-        The dialect is the server's family, with what the server told of itself and of the model, with what the
-        settings say of it: the last word.
-        """
-        known = await self._known()
-        facts = await self._facts(known, model)
-        dialect = self._manner.dialect or (known.dialect if known is not None else DIALECTS[self._speech.unknown])
-        told = known.cells if known is not None else {}
-        cells = {**told, **facts.cells, **self._manner.cells}
-        dialect = evolve(dialect, **cells) if cells else dialect
-        return dialect, dialect.num_ctx or facts.window or (known.window if known is not None else 0)
+    async def _recognise(self) -> Recognised:
+        target = await self._locate()
+        return await self._speech.recognise(self._client, target, self._headers(target), self._manner.dialect)
 
-    async def _facts(self, known: Recognised | None, model: str) -> ModelFacts:
-        """What the server told of ``model``, as far as it tells; asked until it is known."""
-        if known is None or known.ask is None:
-            return ModelFacts()
-        found = await self._models.setdefault(
-            model, Shared(partial(known.ask, model), self._clock, RECOGNITION_TIME)
-        ).get()
-        if found is None:  # a name that nobody knows is not worth the memory
-            self._models.pop(model, None)
-        return found or ModelFacts()
-
-    async def _recognise(self) -> Recognised | None:
-        try:
-            target = await self._locate()
-        except Refusal:
-            return None
-        recognised = await self._speech.recognise(self._client, target, self._headers(target))
-        if recognised is not None:
-            self._log.info(
-                "backend {backend} speaks {dialect} and offers {models}",
-                backend=self.name,
-                dialect=(self._manner.dialect or recognised.dialect).name,
-                models=", ".join(recognised.models) or "no list of models",
-            )
-        return recognised
-
-    def _log_failure(self, failure: Failure) -> None:
-        self._log.failure("asking backend {backend} what it is failed", failure=failure, backend=self.name)
+    def _described(self, found: Recognised) -> str:
+        return in_words(found, (self._manner.dialect or found.dialect).name)
 
     @staticmethod
     def _headers(target: Target) -> dict[str, str]:
         headers = {"content-type": "application/json", "accept": "text/event-stream, application/json"}
         return headers | {"authorization": f"Bearer {target.key}"} if target.key else headers
+
+
+def _was_cancelled(refusal: Refusal) -> bool:
+    """Whether it was the request that went away, not the backend (STYLE P3)."""
+    reasons = getattr(refusal.__context__, "reasons", None) or ()
+    return any(isinstance(reason, Failure) and reason.check(CancelledError) is not None for reason in reasons)

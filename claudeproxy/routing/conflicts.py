@@ -6,7 +6,8 @@ import ipaddress
 import re
 from collections.abc import Iterator
 
-from claudeproxy.routing.settings import BUILT_PROVIDERS, BackendSettings, Settings, declarations
+from claudeproxy.routing.declarations import declarations
+from claudeproxy.routing.settings import BackendSettings, Settings
 from claudeproxy.routing.table import target_of
 
 #: Where Ollama keeps its two APIs, below the address that is asked for.
@@ -35,13 +36,10 @@ def conflicts(settings: Settings) -> Iterator[Conflict]:
 
 def _conflicts_of(backend: BackendSettings) -> Iterator[Conflict]:
     provider = f"backends.{backend.name}.provider"
-    if backend.provider not in BUILT_PROVIDERS:
-        yield ((provider,), f"{backend.provider!r} is not built yet; use {' or '.join(BUILT_PROVIDERS)}")
-        return
     for declared in declarations(BackendSettings):
         name = f"backends.{backend.name}.{declared.name}"
         if backend.provider not in declared.only_for and getattr(backend, declared.name) != declared.default:
-            fitting = " or ".join(each for each in declared.only_for if each in BUILT_PROVIDERS)
+            fitting = " or ".join(declared.only_for)
             yield ((name, provider), f"is for the provider {fitting}, not for {backend.provider}")
         elif declared.name == "base_url" and backend.provider in declared.only_for and not backend.base_url:
             yield ((name, provider), f"expected {declared.expects.words}, found nothing")

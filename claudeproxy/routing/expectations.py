@@ -67,6 +67,18 @@ def whole_number(low: int, high: int) -> Expectation:
     return Expectation(words, read, lambda text: int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text)
 
 
+def flag() -> Expectation:
+    """True or false."""
+    words = "true or false"
+
+    def read(value: object) -> bool:
+        if isinstance(value, bool):
+            return value
+        raise Unfit(words)
+
+    return Expectation(words, read, lambda text: {"true": True, "false": False}.get(text, text))
+
+
 def text(words: str, pattern: str) -> Expectation:
     """A str that the pattern matches from end to end."""
     compiled = re.compile(pattern)

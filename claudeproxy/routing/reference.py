@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from attrs import NOTHING, asdict
 
-from claudeproxy.routing.settings import BackendSettings, Declaration, declarations
+from claudeproxy.routing.declarations import Declaration, declarations
+from claudeproxy.routing.settings import BackendSettings
 from claudeproxy.routing.sources import declared
 from claudeproxy.translate.dialects import DIALECTS
 from claudeproxy.wire.json import encode_text
@@ -60,6 +61,8 @@ def _cells(setting: Declaration, prefix: str) -> tuple[str, ...]:
 def _default(setting: Declaration) -> str:
     if setting.default is NOTHING:
         return "must be given"
+    if isinstance(setting.default, bool):
+        return _code(str(setting.default).lower())
     # Numbers first: 0 says something, an empty text and an empty list do not.
     if isinstance(setting.default, int):
         return _code(str(setting.default))

@@ -1,7 +1,4 @@
-"""What can be set: every setting is one attribute with its type, default, check and meaning. Pure.
-
-All else is made from these declarations: the shape of the settings file, the names in the environment and on the
-command line, the words of a refusal, and the README's table. To add a setting, add an attribute::
+"""What can be set. Pure. To add a setting, add an attribute::
 
     port: int = setting(8080, env="PORT", expects=whole_number(0, 65535), doc="The port to listen on.")
 
@@ -10,20 +7,18 @@ The classes check each value by itself, whoever makes them; `conflicts.conflicts
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 import attrs
 from attrs import frozen
 
 from claudeproxy.routing.cells import Cells, dialect_cells
+from claudeproxy.routing.declarations import PROVIDERS, setting
 from claudeproxy.routing.expectations import (
     NO_SECRET,
-    Expectation,
     Secret,
-    Unfit,
+    flag,
     list_of,
     one_of,
     secret,
@@ -33,12 +28,9 @@ from claudeproxy.routing.expectations import (
 )
 from claudeproxy.translate.dialects import CHAT_DIALECTS
 
-PROVIDERS = ("openai", "ollama", "responses", "anthropic", "local")
-BUILT_PROVIDERS = ("openai", "ollama", "responses", "local")
-"""The providers that can be used today; the others are known, and refused by name."""
-
 _DIALECTS = ("auto", *CHAT_DIALECTS)
 _REMOTE = tuple(provider for provider in PROVIDERS if provider != "local")
+_TRANSLATED = tuple(provider for provider in PROVIDERS if provider != "anthropic")
 _DAY_MS = 86_400_000
 
 _NAME = r"[^\s\x00-\x1f](?:[^\x00-\x1f]*[^\s\x00-\x1f])?"
@@ -52,70 +44,6 @@ MODEL_NAME = text("a model name", _NAME)
 BACKEND_NAME = text("a name of letters, digits, '.', '_' and '-'", r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-# ---- how a setting is declared
-
-
-@frozen
-class Declaration:
-    """All that is known about one setting."""
-
-    name: str
-    """In the settings file, and on the class that holds it."""
-    env: str
-    """In the environment."""
-    expects: Expectation
-    doc: str
-    default: Any
-    """`attrs.NOTHING` if it must be given."""
-    restart: bool = False
-    """True if a reload cannot change it."""
-    only_for: tuple[str, ...] = PROVIDERS
-    """The providers for which it means something."""
-
-    @property
-    def option(self) -> str | None:
-        """On the command line, without the two dashes; None for a secret, which every list of processes would show."""
-        return None if self.expects.secret else self.env.lower().replace("_", "-")
-
-
-_DECLARED = "claudeproxy.setting"
-
-
-def setting(
-    default: Any,
-    *,
-    env: str,
-    expects: Expectation,
-    doc: str,
-    restart: bool = False,
-    only_for: Sequence[str] = PROVIDERS,
-) -> Any:
-    """Declare an attribute that can be set; `attrs.NOTHING` as its default makes it required."""
-
-    def checked(value: object, attribute: attrs.Attribute[Any]) -> Any:
-        try:
-            return expects.read(value)
-        except Unfit as unfit:
-            raise ValueError(f"{attribute.name}: {unfit}") from None
-
-    declared = Declaration("", env, expects, doc, default, restart, tuple(only_for))
-    converter = attrs.Converter(checked, takes_field=True)
-    return attrs.field(default=default, converter=converter, metadata={_DECLARED: declared})
-
-
-@cache
-def declarations(holder: type[attrs.AttrsInstance]) -> tuple[Declaration, ...]:
-    """The settings of `Settings` or of `BackendSettings`, in the order in which they are written there."""
-    return tuple(
-        attrs.evolve(attribute.metadata[_DECLARED], name=attribute.name)
-        for attribute in attrs.fields(holder)
-        if _DECLARED in attribute.metadata
-    )
-
-
-# ---- the settings
-
-
 @frozen
 class BackendSettings:
     """One server that answers. In the file a table [backends.NAME]; the environment speaks of the first one."""
@@ -126,14 +54,15 @@ class BackendSettings:
         env="PROVIDER",
         expects=one_of(*PROVIDERS),
         doc="What kind of server it is: `openai` for everything OpenAI-compatible, `ollama` for Ollama's own API, "
-        "`responses` for OpenAI's Responses API, `local` for the embedded model. With no backend configured at all: "
-        "`local`.",
+        "`responses` for OpenAI's Responses API, `anthropic` for Anthropic's own API and servers that speak it, "
+        "`local` for the embedded model. With no backend configured at all: `local`.",
     )
     base_url: str = setting(
         "",
         env="PROVIDER_BASE_URL",
         expects=web_address(),
-        doc="Where the server is; for `openai` and `responses` it ends in `/v1`, for `ollama` it is the root.",
+        doc="Where the server is; for `openai` and `responses` it ends in `/v1`, for `ollama` and `anthropic` it is "
+        "the root.",
         only_for=_REMOTE,
     )
     api_key: Secret = setting(  # noqa: RUF009 - a Secret is frozen
@@ -150,11 +79,36 @@ class BackendSettings:
         doc="Which OpenAI-compatible server it is; `auto` finds out.",
         only_for=("openai",),
     )
+    repair: bool = setting(
+        False,
+        env="PROVIDER_REPAIR",
+        expects=flag(),
+        doc="Whether the answers of an `anthropic` server are read and put right, for servers that only resemble the "
+        "original. Without it they are passed on byte by byte.",
+        only_for=("anthropic",),
+    )
+    credentials: str = setting(
+        "own",
+        env="PROVIDER_CREDENTIALS",
+        expects=one_of("own", "client"),
+        doc="Whose key an `anthropic` server is shown: `own`, the one in `api_key`, or `client`, the one that came "
+        "with the request.",
+        only_for=("anthropic",),
+    )
+    context_window: int = setting(
+        0,
+        env="PROVIDER_CONTEXT_WINDOW",
+        expects=whole_number(0, 100_000_000),
+        doc="The context window of the server's models, in tokens, where the server does not tell it or tells it "
+        "wrong; 0 is what it tells.",
+        only_for=("openai", "responses", "anthropic"),
+    )
     cells: Cells = setting(  # noqa: RUF009 - pairs in a tuple are frozen
         (),
         env="PROVIDER_CELLS",
         expects=dialect_cells(),
         doc="Cells of the dialect that are otherwise for this server, as a table; in the environment as JSON.",
+        only_for=_TRANSLATED,
     )
     server_tools: str = setting(
         "reject",
@@ -162,12 +116,14 @@ class BackendSettings:
         expects=one_of("reject", "drop"),
         doc="What becomes of a request with tools that only Anthropic's servers run: a clear error, or it goes on "
         "without them. Claude Code's own web search is answered either way.",
+        only_for=_TRANSLATED,
     )
     unseen_images: str = setting(
         "note",
         env="PROVIDER_UNSEEN_IMAGES",
         expects=one_of("note", "reject"),
         doc="What becomes of an image for a model that cannot see: a note in its place, or a clear error.",
+        only_for=_TRANSLATED,
     )
     timeout_ms: int = setting(
         600_000,
@@ -295,6 +251,27 @@ class Settings:
         env="PING_MS",
         expects=whole_number(1, _DAY_MS),
         doc="The silence after which a stream carries a ping, in milliseconds.",
+    )
+    liveness_ms: int = setting(
+        60_000,
+        env="LIVENESS_MS",
+        expects=whole_number(1, _DAY_MS),
+        doc="The silence of the model after which the signs of life are empty pieces of an answer, which every client "
+        "takes for life, rather than pings, with which it gives up after minutes, in milliseconds.",
+    )
+    interrupt_ms: int = setting(
+        60_000,
+        env="INTERRUPT_MS",
+        expects=whole_number(0, _DAY_MS),
+        doc="A client that leaves within this time of its request has given up on purpose, and what runs for it is "
+        "cancelled, in milliseconds.",
+    )
+    linger_ms: int = setting(
+        15_000,
+        env="LINGER_MS",
+        expects=whole_number(0, _DAY_MS),
+        doc="How long an answer of which nothing was delivered yet goes on without its client, so that a retry "
+        "finds it, in milliseconds; 0 is not at all.",
     )
     drain_ms: int = setting(
         30_000,

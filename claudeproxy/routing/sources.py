@@ -18,16 +18,9 @@ import msgspec
 from attrs import NOTHING, AttrsInstance, define, field, frozen
 
 from claudeproxy.routing.conflicts import conflicts
+from claudeproxy.routing.declarations import PROVIDERS, Declaration, declarations
 from claudeproxy.routing.expectations import Unfit, text
-from claudeproxy.routing.settings import (
-    BACKEND_NAME,
-    MODEL_NAME,
-    PROVIDERS,
-    BackendSettings,
-    Declaration,
-    Settings,
-    declarations,
-)
+from claudeproxy.routing.settings import BACKEND_NAME, MODEL_NAME, BackendSettings, Settings
 
 MODEL_MAP_JSON = Declaration(
     "models",

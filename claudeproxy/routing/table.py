@@ -4,9 +4,13 @@ A name is looked for (issue 2, item 2)
 
 1. exactly,
 2. by glob, in written order; `*` and `?` are the only wildcards, since a name may end in `[1m]`,
-3. by family: the entry that is the family's word, else the first written one whose name contains it,
-4. in the default model,
-5. and if there is none: in the map's only target if there is just one, else it goes to the default backend as it came.
+3. among the backends: `backend/model`, with the very name of a backend, is that model there,
+4. by family: the entry that is the family's word, else the first written one whose name contains it,
+5. in the default model,
+6. and if there is none: in the map's only target if there is just one, else it goes to the default backend as it came.
+
+`anthropic/` in front of a name that nothing else here knows is taken off: Claude Code's picker shows only names with
+that word or `claude` in them, so that `GET /v1/models` lists the others under such an alias as well.
 
 Case never matters. A name is looked for as it came, and then without `[1m]` and a date such as `-20250929` at its end;
 an exact name of the map is found without them as well.
@@ -22,12 +26,15 @@ from attrs import define, field, frozen
 
 from claudeproxy.routing.settings import BackendSettings, Settings
 
+PICKED = "anthropic/"
+"""In front of a name it makes an alias of it."""
 FAMILIES = ("opus", "sonnet", "haiku", "fable", "mythos")
 
 # Names come from clients: neither their number nor their length may make the memory grow.
 _REMEMBERED_NAMES = 1024
 _REMEMBERED_LENGTH = 256
 
+_SHOWN = re.compile("claude|anthropic", re.IGNORECASE)
 _DATE = re.compile(r"-[0-9]{8}")
 
 
@@ -58,11 +65,15 @@ def target_of(text: str, backends: Sequence[BackendSettings]) -> Target:
     environment makes it, takes no name off: `openai/gpt-oss-20b` is then a model's whole name.
     """
     default = backends[0]
+    return _addressed(text, backends) or Target(default.name, text)
+
+
+def _addressed(text: str, backends: Sequence[BackendSettings]) -> Target | None:
     head, slash, rest = text.partition("/")
-    unnamed = len(backends) == 1 and default.name == default.provider
+    unnamed = len(backends) == 1 and backends[0].name == backends[0].provider
     if slash and not unnamed and any(backend.name == head for backend in backends):
         return Target(head, rest)
-    return Target(default.name, text)
+    return None
 
 
 def plain(name: str) -> str:
@@ -71,6 +82,17 @@ def plain(name: str) -> str:
     if _DATE.fullmatch(shorter[-9:]):
         shorter = shorter[:-9]
     return shorter or name
+
+
+def is_shown(name: str) -> bool:
+    """True if Claude Code's picker shows the name as it is (PROTOCOL 7.4)."""
+    return _SHOWN.search(name) is not None
+
+
+def is_alias(name: str) -> bool:
+    """True if the name may be one of ours for a model that the picker would not show; OpenRouter's own
+    `anthropic/claude-opus-4.5` is none."""
+    return name.startswith(PICKED) and len(name) > len(PICKED) and not is_shown(name.removeprefix(PICKED))
 
 
 def is_glob(name: str) -> bool:
@@ -88,13 +110,14 @@ class ModelTable:
     _globs: tuple[tuple[re.Pattern[str], Target], ...]
     _families: tuple[tuple[str, Target], ...]
     _otherwise: Target | None
-    _default_backend: str
+    _backends: tuple[BackendSettings, ...]
     _remembered: dict[str, Route] = field(factory=dict, init=False)
 
     @classmethod
     def of(cls, settings: Settings) -> ModelTable:
         """Make the table. The settings are taken to be free of conflicts."""
         targets = {name.casefold(): target_of(text, settings.backends) for name, text in settings.models.items()}
+        written = (name for name in settings.models if not is_glob(name))
         exact = {name: target for name, target in targets.items() if not is_glob(name)}
         shortened: dict[str, Target] = {}
         for name, target in exact.items():
@@ -105,17 +128,17 @@ class ModelTable:
         elif len(set(targets.values())) == 1:
             otherwise = next(iter(targets.values()))
         return cls(
-            names=tuple(name for name in settings.models if not is_glob(name)),
+            names=tuple(dict.fromkeys(filter(None, (*written, settings.default_model)))),
             exact=exact,
             plain=shortened,
             globs=tuple((_pattern(name), target) for name, target in targets.items() if is_glob(name)),
             families=tuple(_families(targets)),
             otherwise=otherwise,
-            default_backend=settings.backends[0].name,
+            backends=settings.backends,
         )
 
     def names(self) -> tuple[str, ...]:
-        """The names that a client may ask for and that are not patterns, as written: for GET /v1/models."""
+        """The map's names that are not patterns, and the default model's, as written: for GET /v1/models."""
         return self._names
 
     def route(self, name: str) -> Route:
@@ -123,7 +146,7 @@ class ModelTable:
         known = self._remembered.get(name)
         if known is not None:
             return known
-        target = self._found(name.casefold()) or self._otherwise or Target(self._default_backend, name)
+        target = self._target(name)
         route = Route(target.backend, target.model, requested=name)
         if len(name) <= _REMEMBERED_LENGTH:
             if len(self._remembered) >= _REMEMBERED_NAMES:
@@ -131,14 +154,32 @@ class ModelTable:
             self._remembered[name] = route
         return route
 
-    def _found(self, name: str) -> Target | None:
+    def leads_alike(self, name: str, other: str) -> bool:
+        """Whether two names are answered by the same model."""
+        one, two = self.route(name), self.route(other)
+        return (one.backend, one.model) == (two.backend, two.model)
+
+    def _target(self, name: str) -> Target:
+        known = self._known(name)
+        if known is None and is_alias(name):
+            name = name.removeprefix(PICKED)
+            known = self._known(name)
+        return known or self._otherwise or Target(self._backends[0].name, name)
+
+    def _known(self, name: str) -> Target | None:
+        folded = name.casefold()
+        addressed = _addressed(name, self._backends)
+        return self._written(folded) or (addressed if addressed and addressed.model else self._of_family(folded))
+
+    def _written(self, name: str) -> Target | None:
         short = plain(name)
         exact = self._exact.get(name) or self._exact.get(short) or self._plain.get(short)
         if exact:
             return exact
-        by_glob = (target for form in (name, short) for glob, target in self._globs if glob.match(form))
-        by_family = (target for family, target in self._families if family in name)
-        return next(by_glob, None) or next(by_family, None)
+        return next((target for form in (name, short) for glob, target in self._globs if glob.match(form)), None)
+
+    def _of_family(self, name: str) -> Target | None:
+        return next((target for family, target in self._families if family in name), None)
 
 
 def _pattern(glob: str) -> re.Pattern[str]:

@@ -177,6 +177,7 @@ class Proxy(Service):
 
     async def _drain(self) -> None:
         self._exchanges.draining = True
+        self._api.orphanage.close()
         if self._port is not None:
             port, self._port = self._port, None
             await maybeDeferred(port.stopListening)

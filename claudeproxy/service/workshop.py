@@ -16,6 +16,7 @@ from claudeproxy.backends.embedded import EmbeddedModel
 from claudeproxy.backends.gguf import PACKAGED_SAMPLING, UnusableModel, check_gguf, find_gguf
 from claudeproxy.backends.interfaces import Backend
 from claudeproxy.backends.ollama import OllamaSpeech
+from claudeproxy.backends.passing import PassThrough, Place
 from claudeproxy.backends.responses import ResponsesSpeech
 from claudeproxy.backends.speech import Speech
 from claudeproxy.backends.translating import Manner, TranslatingBackend
@@ -68,7 +69,8 @@ class Workshop:
 
     def _backend(self, settings: BackendSettings) -> Backend:
         if settings not in self._made:
-            self._made[settings] = self._embedded(settings) if settings.provider == "local" else self._chat(settings)
+            makers = {"local": self._embedded, "anthropic": self._passing}
+            self._made[settings] = makers.get(settings.provider, self._chat)(settings)
         return self._made[settings]
 
     def _chat(self, settings: BackendSettings) -> Backend:
@@ -85,6 +87,21 @@ class Workshop:
             dialect = DIALECTS[settings.dialect]
         place = f"{settings.name} at {settings.base_url}"
         return self._speaking(settings, place, locate, self._manner(settings, dialect))
+
+    def _passing(self, settings: BackendSettings) -> Backend:
+        root = settings.base_url.removesuffix("/v1")
+        place = Place(root, settings.api_key.reveal(), settings.credentials == "client")
+        return PassThrough(
+            settings.name,
+            place,
+            settings.repair,
+            settings.context_window,
+            settings.timeout_ms / 1000,
+            self._client(settings),
+            self._reactor,
+            self._new_id,
+            self._logs.logger("backends"),
+        )
 
     def _embedded(self, settings: BackendSettings) -> Backend:
         gguf: Path = find_gguf(settings.gguf)
@@ -118,13 +135,12 @@ class Workshop:
         manner: Manner,
         process: IService | None = None,
     ) -> Backend:
-        client = BackendClient.over_network(settings.name, self._reactor, settings.connect_timeout_ms / 1000)
         log = self._logs.logger("backends")
         return TranslatingBackend(
             settings.name,
             place,
             _speech(settings),
-            client,
+            self._client(settings),
             locate,
             manner,
             self._documents,
@@ -133,6 +149,9 @@ class Workshop:
             log,
             process,
         )
+
+    def _client(self, settings: BackendSettings) -> BackendClient:
+        return BackendClient.over_network(settings.name, self._reactor, settings.connect_timeout_ms / 1000)
 
 
 def _speech(settings: BackendSettings) -> Speech:

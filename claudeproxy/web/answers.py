@@ -1,18 +1,17 @@
 """How answers leave: JSON, problems, streams. The only place that turns a `Problem` into HTTP."""
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.web.http import Request
 
-from claudeproxy.backends.generation import Generation
-from claudeproxy.model.events import Event, Failed, MessageDelta, MessageStop, Ping
+from claudeproxy.model.events import Event, Failed, MessageDelta, MessageStop, Ping, tells
 from claudeproxy.model.problems import Problem, stopping
 from claudeproxy.translate.message import MessageAssembly
 from claudeproxy.web.exchange import Exchange
+from claudeproxy.web.tape import Tape
 from claudeproxy.wire.events import problem_json, stream_bytes
 from claudeproxy.wire.json import encode
 
@@ -37,22 +36,41 @@ def answer_problem(request: Request, problem: Problem, request_id: str) -> bytes
     return answer_json(request, problem_json(problem, request_id), problem.status)
 
 
+def cut(request: Request) -> None:
+    """Breaks the client's connection: what it has of its answer must not pass for the whole."""
+    transport: Any = request.transport
+    transport.abortConnection()
+
+
 class Answer(Protocol):
-    """One way of giving a client the events of a generation."""
+    """One way of giving a client the events of an answer."""
 
     def deliver(self, events: list[Event]) -> None:
         """The next events; the last one is MessageStop or Failed."""
 
-    async def carry(self, generation: Generation) -> bytes | None:
-        """Until the answer is out. What it returns is still to be written. Cancelling cancels the generation."""
+    async def carry(self, tape: Tape) -> bytes | None:
+        """Until the answer is out. What it returns is still to be written. Cancelling leaves the tape."""
 
 
-def _note(exchange: Exchange, events: list[Event], generation: Generation | None, now: float) -> None:
+@frozen
+class Times:
+    """How long an answer may be silent, in seconds."""
+
+    #: For the backend's first event before the status leaves, so that instant failures are real HTTP errors.
+    grace: float
+    #: Without an event before a ping is sent.
+    quiet: float
+    #: Without news of the model before signs of life leave in the form that every client takes for one (CLIENTS.md:
+    #: with pings alone Claude Code gives up after 300 or 600 s).
+    patience: float
+
+
+def _note(exchange: Exchange, events: list[Event], tape: Tape | None, now: float) -> None:
     """What the log line needs of the events."""
-    if exchange.first_token is None and generation is not None and generation.spoken:
+    if exchange.first_token is None and tape is not None and tape.spoken:
         exchange.first_token = now
     if isinstance(events[-1], _LAST):
-        exchange.remarks = tuple(generation.remarks) if generation is not None else ()
+        exchange.remarks = tuple(tape.remarks) if tape is not None else ()
         for event in events:
             if isinstance(event, MessageDelta):
                 exchange.usage = event.usage
@@ -65,31 +83,32 @@ def _note(exchange: Exchange, events: list[Event], generation: Generation | None
 class StreamAnswer:
     """Server-sent events (PROTOCOL 2).
 
-    The status waits for the backend's first event, but at most ``grace`` seconds: instant failures are real HTTP
-    errors, and a slow prefill is no silence. After ``quiet`` seconds without an event comes a ping. Each delivery is
-    one write. A client that reads slowly pauses the backend.
+    A slow prefill is no silence: there are pings, and after a long time signs of life in an open block. Each delivery
+    is one write. A client that reads slowly pauses the backend.
     """
 
     _request: Request
     _exchange: Exchange
     _clock: IReactorTime
-    _grace: float
-    _quiet: float
-    _generation: Generation | None = field(default=None, init=False)
+    _times: Times
+    _tape: Tape | None = field(default=None, init=False)
     _committed: bool = field(default=False, init=False)
     _written: float = field(default=0.0, init=False)
+    #: When the model last let hear of itself.
+    _heard: float = field(default=0.0, init=False)
     _timer: IDelayedCall | None = field(default=None, init=False)
     _refused: Problem | None = field(default=None, init=False)
     _done: Deferred[None] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._heard = self._clock.seconds()
         self._done = Deferred(lambda _: self._abandon())
 
     def deliver(self, events: list[Event]) -> None:
         if self._done.called or not events:
             return
         now = self._clock.seconds()
-        _note(self._exchange, events, self._generation, now)
+        _note(self._exchange, events, self._tape, now)
         if not self._committed:
             last = events[-1]
             if isinstance(last, Failed):
@@ -99,18 +118,20 @@ class StreamAnswer:
             self._commit()
         self._request.write(stream_bytes(events, self._exchange.id))
         self._written = now
+        if any(map(tells, events)):
+            self._heard = now
         if isinstance(events[-1], _LAST):
             self._finish()
 
-    async def carry(self, generation: Generation) -> bytes | None:
+    async def carry(self, tape: Tape) -> bytes | None:
         if not self._done.called:
-            self._generation = generation
-            self._exchange.stop = lambda: generation.fail(_STOPPING)
+            self._tape = tape
+            self._exchange.stop = lambda: tape.fail(_STOPPING)
             if not self._committed:
                 waited = self._clock.seconds() - self._exchange.began
-                self._timer = self._clock.callLater(max(0.0, self._grace - waited), self._lose_patience)
+                self._timer = self._clock.callLater(max(0.0, self._times.grace - waited), self._lose_patience)
             else:
-                self._request.registerProducer(generation, True)
+                self._request.registerProducer(tape, True)
         await self._done
         if self._refused is not None:
             return answer_problem(self._request, self._refused, self._exchange.id)
@@ -118,8 +139,8 @@ class StreamAnswer:
 
     def _lose_patience(self) -> None:
         self._timer = None
-        if self._generation is not None:
-            self._generation.begin()
+        if self._tape is not None:
+            self._tape.begin()
 
     def _commit(self) -> None:
         self._committed = True
@@ -127,24 +148,32 @@ class StreamAnswer:
         self._request.setHeader(b"content-type", b"text/event-stream; charset=utf-8")
         self._request.setHeader(b"cache-control", b"no-cache")
         self._request.setHeader(b"x-accel-buffering", b"no")
-        if self._generation is not None:
-            self._request.registerProducer(self._generation, True)
-        self._timer = self._clock.callLater(self._quiet, self._ping)
+        if self._tape is not None:
+            self._request.registerProducer(self._tape, True)
+        self._timer = self._clock.callLater(self._times.quiet, self._break_silence)
 
-    def _ping(self) -> None:
+    def _break_silence(self) -> None:
+        self._timer = None
         silent = self._clock.seconds() - self._written
-        if silent >= self._quiet:
+        if silent >= self._times.quiet:
             silent = 0.0
-            if self._generation is None or not self._generation.paused:
-                # A client that does not read gets no pings either: they would pile up.
-                self._request.write(stream_bytes([Ping()]))
-                self._written = self._clock.seconds()
-        self._timer = self._clock.callLater(self._quiet - silent, self._ping)
+            if self._tape is None or not self._tape.paused:
+                # A client that does not read gets no signs of life either: they would pile up.
+                self._show_life(self._clock.seconds())
+        if not self._done.called:
+            self._timer = self._clock.callLater(self._times.quiet - silent, self._break_silence)
+
+    def _show_life(self, now: float) -> None:
+        if self._tape is not None and now - self._heard >= self._times.patience:
+            self._tape.keep_alive()
+        if self._written != now and not self._done.called:
+            self._request.write(stream_bytes([Ping()]))
+            self._written = now
 
     def _finish(self) -> None:
         self._stop_timer()
         self._exchange.stop = None
-        if self._committed and self._generation is not None:
+        if self._committed and self._tape is not None:
             self._request.unregisterProducer()
         self._done.callback(None)
 
@@ -152,8 +181,8 @@ class StreamAnswer:
         """The client is gone; its connection has forgotten the producer by itself (STYLE P14)."""
         self._stop_timer()
         self._exchange.stop = None
-        if self._generation is not None:
-            self._generation.cancel()
+        if self._tape is not None:
+            self._tape.leave()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -163,14 +192,22 @@ class StreamAnswer:
 
 @define(eq=False)
 class WholeAnswer:
-    """One JSON message, once it is complete; a failure keeps its HTTP status to the very end."""
+    """One JSON message, once it is complete; a failure keeps its HTTP status to the end.
+
+    Only an answer that takes longer than any client's or load balancer's patience is begun before it is there: blanks
+    before the JSON keep the connection. Its failure can have no status any more, and cuts the connection instead,
+    which every client takes for one.
+    """
 
     _request: Request
     _exchange: Exchange
     _clock: IReactorTime
-    _generation: Generation | None = field(default=None, init=False)
+    _times: Times
+    _tape: Tape | None = field(default=None, init=False)
     _assembly: MessageAssembly = field(factory=MessageAssembly, init=False)
     _refused: Problem | None = field(default=None, init=False)
+    _begun: bool = field(default=False, init=False)
+    _timer: IDelayedCall | None = field(default=None, init=False)
     _done: Deferred[None] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -179,7 +216,7 @@ class WholeAnswer:
     def deliver(self, events: list[Event]) -> None:
         if self._done.called or not events:
             return
-        _note(self._exchange, events, self._generation, self._clock.seconds())
+        _note(self._exchange, events, self._tape, self._clock.seconds())
         for event in events:
             self._assembly.add(event)
         last = events[-1]
@@ -187,21 +224,40 @@ class WholeAnswer:
             self._refused = last.problem if isinstance(last, Failed) else None
             self._done.callback(None)
 
-    async def carry(self, generation: Generation) -> bytes | None:
-        self._generation = generation
-        self._exchange.stop = lambda: generation.fail(_STOPPING)
+    async def carry(self, tape: Tape) -> bytes | None:
+        self._tape = tape
+        if not self._done.called:
+            self._exchange.stop = lambda: tape.fail(_STOPPING)
+            self._timer = self._clock.callLater(self._times.patience, self._break_silence)
         await self._done
+        self._stop_timer()
         self._exchange.stop = None
+        if not self._begun:
+            if self._refused is not None:
+                return answer_problem(self._request, self._refused, self._exchange.id)
+            return answer_json(self._request, self._assembly.message)
         if self._refused is not None:
-            return answer_problem(self._request, self._refused, self._exchange.id)
-        return answer_json(self._request, self._assembly.message)
+            cut(self._request)
+            return None
+        return encode(self._assembly.message)
+
+    def _break_silence(self) -> None:
+        if not self._begun:
+            self._begun = True
+            self._request.setHeader(b"content-type", b"application/json")
+        self._request.write(b"\n")
+        self._timer = self._clock.callLater(self._times.quiet, self._break_silence)
 
     def _abandon(self) -> None:
+        self._stop_timer()
         self._exchange.stop = None
-        if self._generation is not None:
-            self._generation.cancel()
+        if self._tape is not None:
+            self._tape.leave()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
 
 
 _STOPPING = stopping()
-
-AnswerMaker = Callable[[Request, Exchange], Answer]

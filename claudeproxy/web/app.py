@@ -1,27 +1,34 @@
 """The routes of the Messages API (PROTOCOL 1.1), and the gate in front of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from functools import partial
+from hashlib import blake2b
 from typing import Any, ClassVar
 
 from attrs import define, field
 from klein import Klein
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.resource import IResource, Resource
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from claudeproxy.backends.interfaces import Backend, Call, Forwarder, Letter
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.problems import Problem, Refusal, from_status, internal, not_found, stopping, wrong_method
-from claudeproxy.web.answers import Answer, StreamAnswer, WholeAnswer, answer_json, answer_problem
-from claudeproxy.web.bodies import body_of
+from claudeproxy.routing.table import Route
+from claudeproxy.web.answers import Answer, StreamAnswer, Times, WholeAnswer, answer_json, answer_problem
+from claudeproxy.web.bodies import letter_of, plain_path
 from claudeproxy.web.exchange import Exchange, Exchanges, printable
 from claudeproxy.web.guard import check_host, check_key, check_origin
 from claudeproxy.web.live import Live
-from claudeproxy.web.models import model_json, page
-from claudeproxy.wire.requests import parse_count, parse_messages
+from claudeproxy.web.models import catalogue, page
+from claudeproxy.web.relay import Relay
+from claudeproxy.web.tape import Orphanage, Tape, Terms
+from claudeproxy.wire.json import encode
+from claudeproxy.wire.requests import model_of, read_count, read_messages, read_object
 
 #: So many different losses are told once each; more can only be made up by a client.
 _MOST_TOLD = 1000
@@ -38,8 +45,13 @@ class MessagesAPI:
     _clock: IReactorTime
     _log: Logger
     _new_id: Callable[[], str]
-    #: What was warned of already: backend and losses.
-    _told: set[tuple[str, str]] = field(factory=set, init=False)
+    #: The answers that wait for their clients to come back.
+    orphanage: Orphanage = field(init=False)
+    #: What was told of already: backend and losses.
+    _told: set[tuple[str, str, str]] = field(factory=set, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.orphanage = Orphanage(self._clock)
 
     def resource(self) -> IResource:
         """The API behind its gate, to be put into any Site."""
@@ -49,40 +61,51 @@ class MessagesAPI:
     async def messages(self, request: Request) -> bytes | None:
         live = self._live()
         exchange = self._exchanges.of(request)
-        parsed = parse_messages(body_of(request, _limit(live)))
-        asked = parsed.request
-        route, backend = live.route(asked.model)
-        exchange.model, exchange.backend = printable(asked.model), backend.name
-        exchange.backend_model = printable(route.model)
-        prepared = await backend.prepare(asked, route.model, exchange.session)
-        exchange.backend_model = printable(prepared.model)
-        self._tell_dropped(request, exchange, prepared.dropped + parsed.unknown)
-        answer = self._answer(request, exchange, asked, live)
-        generation = backend.generate(prepared, "msg_" + self._new_id(), asked.model, answer.deliver)
-        return await answer.carry(generation)
+        letter = _letter(request, live)
+        data = read_object(letter.body)
+        route, backend = _routed(live, exchange, model_of(data))
+        if backend.forwarder is not None:
+            await self._forward(request, exchange, backend.forwarder, letter, route.model)
+            return None
+        parsed = read_messages(data)
+        answer = self._answer(request, exchange, parsed.request, live)
+        tape = self._orphan(request, exchange, data)
+        if tape is not None:
+            tape.play_to(answer, "msg_" + self._new_id())
+        else:
+            prepared = await backend.prepare(Call(parsed.request, letter, exchange.session), route.model)
+            exchange.backend_model = printable(prepared.model)
+            self._tell_losses(request, exchange, prepared.dropped + parsed.unknown, prepared.emulated)
+            tape = self._tape(request, exchange, data, answer, live)
+            message_id = "msg_" + self._new_id()
+            tape.roll(backend.generate(prepared, message_id, parsed.request.model, tape.deliver))
+        return await answer.carry(tape)
 
     @app.route("/v1/messages/count_tokens", methods=["POST"], strict_slashes=False)
-    async def count_tokens(self, request: Request) -> bytes:
+    async def count_tokens(self, request: Request) -> bytes | None:
         live = self._live()
         exchange = self._exchanges.of(request)
-        parsed = parse_count(body_of(request, _limit(live)))
-        route, backend = live.route(parsed.request.model)
-        exchange.model, exchange.backend = printable(parsed.request.model), backend.name
-        exchange.backend_model = printable(route.model)
-        count = await backend.count(parsed.request, route.model)
+        letter = _letter(request, live)
+        data = read_object(letter.body)
+        route, backend = _routed(live, exchange, model_of(data))
+        if backend.forwarder is not None:
+            await self._forward(request, exchange, backend.forwarder, letter, route.model)
+            return None
+        count = await backend.count(Call(read_count(data).request, letter, exchange.session), route.model)
         exchange.backend_model = printable(count.model)
         request.setHeader("x-claudeproxy-count-source", count.source)
         return answer_json(request, {"input_tokens": count.tokens})
 
     @app.route("/v1/models", methods=["GET"], strict_slashes=False)
     async def models(self, request: Request) -> bytes:
-        return answer_json(request, page(await self._names(), _query(request)))
+        return answer_json(request, page(await self._catalogue(), _query(request)))
 
     @app.route("/v1/models/<path:name>", methods=["GET"])
     async def model(self, request: Request, name: str) -> bytes:
-        if name not in await self._names():
+        entry = (await self._catalogue()).get(name)
+        if entry is None:
             raise Refusal(not_found(f"model: {name}"))
-        return answer_json(request, model_json(name))
+        return answer_json(request, entry)
 
     @app.route("/health", methods=["GET"])
     def health(self, request: Request) -> bytes:
@@ -95,7 +118,9 @@ class MessagesAPI:
         return answer_json(request, {"service": "claudeproxy"})
 
     @app.handle_errors(Refusal)
-    def refused(self, request: Any, failure: Failure) -> bytes:
+    def refused(self, request: Any, failure: Failure) -> bytes | None:
+        if not self._exchanges.has(request):
+            return None  # its client is gone
         refusal: Any = failure.value
         return self._problem(request, refusal.problem)
 
@@ -132,35 +157,64 @@ class MessagesAPI:
         return answer_problem(request, problem, exchange.id)
 
     def _answer(self, request: Request, exchange: Exchange, asked: MessagesRequest, live: Live) -> Answer:
-        if not asked.stream:
-            return WholeAnswer(request, exchange, self._clock)
         settings = live.settings
-        return StreamAnswer(request, exchange, self._clock, settings.grace_ms / 1000, settings.ping_ms / 1000)
+        times = Times(settings.grace_ms / 1000, settings.ping_ms / 1000, settings.liveness_ms / 1000)
+        kind = StreamAnswer if asked.stream else WholeAnswer
+        return kind(request, exchange, self._clock, times)
 
-    def _tell_dropped(self, request: Request, exchange: Exchange, dropped: tuple[str, ...]) -> None:
-        """Nothing is lost silently: the header tells the caller, the log the operator."""
-        if dropped:
-            exchange.dropped = dropped
-            names = ", ".join(dict.fromkeys(printable(name, spaces=True) for name in dropped))
-            request.setHeader("x-claudeproxy-dropped", names.encode("ascii", "replace").decode()[:1000])
-            # An agent's every turn has the same losses: one warning is enough.
-            warned = (exchange.backend, names) in self._told
-            if not warned and len(self._told) < _MOST_TOLD:
-                self._told.add((exchange.backend, names))
-            (self._log.debug if warned else self._log.warn)(
-                "{request_id} not sent to {backend}: {names}",
-                request_id=exchange.id,
-                backend=exchange.backend,
-                names=names,
-            )
+    def _tape(self, request: Request, exchange: Exchange, data: Mapping[str, Any], answer: Answer, live: Live) -> Tape:
+        key = partial(_identity, request, exchange.session, data) if exchange.session else None
+        terms = Terms(live.settings.interrupt_ms / 1000, live.settings.linger_ms / 1000)
+        return Tape(self._clock, key, terms, self.orphanage, answer)
 
-    async def _names(self) -> list[str]:
-        """The names that requests may use: the map's, the default's, and those of the backends' own models."""
+    def _orphan(self, request: Request, exchange: Exchange, data: Mapping[str, Any]) -> Tape | None:
+        """The answer that the same client asked for before, and then lost."""
+        if not len(self.orphanage) or not exchange.session:
+            return None
+        tape = self.orphanage.adopt(_identity(request, exchange.session, data))
+        exchange.joined = tape is not None
+        return tape
+
+    def _tell_losses(
+        self, request: Request, exchange: Exchange, dropped: Iterable[str], emulated: Iterable[str]
+    ) -> None:
+        """Nothing is lost silently: the headers tell the caller, the log the operator."""
+        exchange.dropped, exchange.emulated = _names(dropped), _names(emulated)
+        for header, words, names in (
+            ("x-claudeproxy-dropped", "not sent to", exchange.dropped),
+            ("x-claudeproxy-emulated", "done in the stead of", exchange.emulated),
+        ):
+            if names:
+                request.setHeader(header, names.encode("ascii", "replace").decode()[:1000])
+                self._say_once(LogLevel.warn if names is exchange.dropped else LogLevel.info, exchange, words, names)
+
+    def _say_once(self, level: Any, exchange: Exchange, words: str, names: str) -> None:
+        """An agent's every turn has the same losses: to say it once is enough."""
+        told = (exchange.backend, words, names) in self._told
+        if not told and len(self._told) < _MOST_TOLD:
+            self._told.add((exchange.backend, words, names))
+        self._log.emit(
+            LogLevel.debug if told else level,
+            "{request_id} {words} {backend}: {names}",
+            request_id=exchange.id,
+            words=words,
+            backend=exchange.backend,
+            names=names,
+        )
+
+    async def _catalogue(self) -> dict[str, dict[str, Any]]:
+        """All models that requests may name, by name."""
         live = self._live()
-        names = [*live.table.names(), *filter(None, [live.settings.default_model])]
-        for backend in live.backends.values():
-            names += [name if len(live.backends) == 1 else f"{backend.name}/{name}" for name in await backend.models()]
-        return list(dict.fromkeys(names))
+        backends = list(live.backends.values())
+        offers = await gatherResults([Deferred.fromCoroutine(each.offers()) for each in backends])
+        return catalogue(live.table, {each.name: found for each, found in zip(backends, offers, strict=True)})
+
+    async def _forward(
+        self, request: Request, exchange: Exchange, forwarder: Forwarder, letter: Letter, model: str
+    ) -> None:
+        relay = Relay(request, exchange, self._clock, self._live().settings.ping_ms / 1000)
+        await relay.carry(forwarder.forward(letter, model))
+        return None
 
 
 class Gate(Resource):
@@ -204,18 +258,29 @@ class Gate(Resource):
         return problem
 
 
-def plain_path(segments: list[bytes]) -> list[bytes]:
-    """The path below any prefix: clients append ``/v1/messages`` to whatever their base URL is (PROTOCOL 1.1)."""
-    if b"v1" not in segments:
-        return segments
-    start = segments.index(b"v1")
-    while segments[start + 1 : start + 2] == [b"v1"]:
-        start += 1
-    return segments[start:]
+def _names(found: Iterable[str]) -> str:
+    """For a header and a line of the log: each name once."""
+    return ", ".join(dict.fromkeys(printable(name, spaces=True) for name in found))
 
 
-def _limit(live: Live) -> int:
-    return live.settings.body_limit_mb * 1024 * 1024
+def _routed(live: Live, exchange: Exchange, model: str) -> tuple[Route, Backend]:
+    """Where a request for ``model`` goes, noted for the log."""
+    exchange.model = printable(model)
+    route, backend = live.route(model)
+    exchange.backend, exchange.backend_model = backend.name, printable(route.model)
+    return route, backend
+
+
+def _identity(request: Request, session: str, data: Mapping[str, Any]) -> Hashable:
+    """Equal for requests that ask for the same answer, however they want it delivered (issue 5)."""
+    asked = {name: value for name, value in data.items() if name not in ("stream", "max_tokens")}
+    credentials = tuple(map(request.getHeader, (b"x-api-key", b"authorization")))
+    return session, credentials, blake2b(encode(asked), digest_size=16).digest()
+
+
+def _letter(request: Request, live: Live) -> Letter:
+    settings = live.settings
+    return letter_of(request, settings.body_limit_mb * 1024 * 1024, [key.reveal().encode() for key in settings.keys])
 
 
 def _query(request: Request) -> Mapping[str, str]:

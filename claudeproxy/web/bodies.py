@@ -1,10 +1,36 @@
-"""A request's body, whole and decoded."""
+"""A request as its client wrote it: its body whole and unpacked, its path without what was put in front."""
 
 import zlib
+from collections.abc import Collection
 
 from twisted.web.http import Request
 
+from claudeproxy.backends.interfaces import Letter
 from claudeproxy.model.problems import Refusal, invalid_request, too_large
+
+
+def letter_of(request: Request, longest: int, keys: Collection[bytes] = ()) -> Letter:
+    """The whole request, but for headers that show one of our own ``keys``: these are nobody else's business. Raises
+    `Refusal` above ``longest`` bytes of body, packed or not."""
+    path, mark, query = request.uri.partition(b"?")
+    target = b"/" + b"/".join(plain_path(path.split(b"/")[1:])) + mark + query
+    headers = tuple(
+        (name, each)
+        for name, values in request.requestHeaders.getAllRawHeaders()
+        for each in values
+        if each.rpartition(b" ")[2] not in keys
+    )
+    return Letter(request.method, target, headers, body_of(request, longest))
+
+
+def plain_path(segments: list[bytes]) -> list[bytes]:
+    """The path below any prefix: clients append ``/v1/messages`` to whatever their base URL is (PROTOCOL 1.1)."""
+    if b"v1" not in segments:
+        return segments
+    start = segments.index(b"v1")
+    while segments[start + 1 : start + 2] == [b"v1"]:
+        start += 1
+    return segments[start:]
 
 
 def body_of(request: Request, longest: int) -> bytes:

@@ -30,7 +30,11 @@ class Exchange:
     first_token: float | None = None
     usage: Usage | None = None
     outcome: str = ""
-    dropped: tuple[str, ...] = ()
+    #: What was not sent to the backend, and what was done in its stead.
+    dropped: str = ""
+    emulated: str = ""
+    #: It was given the answer that an earlier request of the same content had asked for.
+    joined: bool = False
     #: What was repaired or left out in the answer.
     remarks: tuple[str, ...] = ()
     #: Ends the answer before its time, with an error that says why. Set while there is a stream to end.
@@ -43,7 +47,7 @@ class Exchange:
         for remark in dict.fromkeys(self.remarks):
             log.warn("{request_id} {backend}: {remark}", request_id=self.id, backend=self.backend, remark=remark)
         write(
-            "{client} {session} {method} {path} {status} {outcome} {duration:.3f}s{route}{tokens} {request_id}",
+            "{client} {session} {method} {path} {status} {outcome} {duration:.3f}s{route}{tokens}{joined} {request_id}",
             client=self.client,
             session=self.session[:8] or "-",
             method=self.method,
@@ -53,6 +57,7 @@ class Exchange:
             duration=now - self.began,
             route=f" {self.model} -> {self.backend}/{self.backend_model}" if self.backend else "",
             tokens=self._tokens(usage),
+            joined=" joined" if self.joined else "",
             request_id=self.id,
             model=self.model,
             backend=self.backend,

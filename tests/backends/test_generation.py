@@ -23,7 +23,6 @@ PATIENCE = 60.0
 class Words:
     """A machine for the simplest of dialects: every byte is a word, "." is the end, "!" a fault, "," the finish."""
 
-    whole_json: bool = False
     spoken: bool = False
     settled: bool = False
     over: bool = False
@@ -32,6 +31,9 @@ class Words:
 
     def begin(self) -> list[Event]:
         return [MessageStart("msg_1", "m", Usage())]
+
+    def keep_alive(self) -> list[Event]:
+        return []
 
     def receive(self, data: bytes) -> list[Event]:
         events: list[Event] = []
@@ -143,6 +145,14 @@ class EndTests(GenerationCase):
             (failed,) = self.events
             assert isinstance(failed, Failed)
             self.assertEqual(failed.problem.status // 100, expected // 100, status)
+
+    def test_time_to_wait(self) -> None:
+        """A time of day to wait for is told in seconds, by the backend's own clock."""
+        headers = {"date": "Wed, 21 Oct 2026 07:28:00 GMT", "retry-after": "Wed, 21 Oct 2026 07:29:00 GMT"}
+        self.generate(error(429, {"error": {"message": "m"}}, headers))
+        (failed,) = self.events
+        assert isinstance(failed, Failed)
+        self.assertEqual(failed.problem.retry_after, 60)
 
     def test_fault_of_ours(self) -> None:
         """A fault of the machine is a failed answer and a traceback; the backend's connection is closed."""

@@ -124,7 +124,7 @@ class AnswerTests(SynchronousTestCase):
     def test_tool_choice(self) -> None:
         """A choice that Ollama cannot be told is asked for in words, and the header tells."""
         caller = self.house.say(said("No."), tools=TOOLS, tool_choice={"type": "any"})
-        self.assertIn("tool_choice", caller.headers["x-claudeproxy-dropped"])
+        self.assertIn("tool_choice", caller.headers["x-claudeproxy-emulated"])
 
     def test_count(self) -> None:
         """Ollama cannot count: the count is an estimate, and the backend is not asked for an answer."""
@@ -142,6 +142,31 @@ class KnownTests(SynchronousTestCase):
         house = OllamaHouse()
         listed = [each["id"] for each in house.ask("GET", "/v1/models").json["data"]]
         self.assertLessEqual({MODEL, "plain:latest", "eyes:latest"}, set(listed))
+
+    def test_abilities(self) -> None:
+        """Of each model the list says what it can, and the window that it will be asked for with."""
+        house = OllamaHouse()
+        listed = {each["id"]: each for each in house.ask("GET", "/v1/models").json["data"]}
+        for name, window, able in (
+            (MODEL, 32_768, {"tool_use", "thinking"}),
+            ("plain:latest", 4096, set()),
+            ("eyes:latest", 32_768, {"image_input"}),
+        ):
+            told = listed[name]["capabilities"]
+            self.assertEqual(listed[name]["max_input_tokens"], window)
+            asked = ("tool_use", "thinking", "image_input", "effort")
+            self.assertEqual({each for each in asked if told[each]["supported"]}, able, name)
+
+    def test_changed(self) -> None:
+        """A model that was exchanged for another under its name is known after a while, without a request waiting."""
+        house = OllamaHouse()
+        house.say(model="plain")
+        house.fake.models[1] = Model("plain:latest", ("completion", "tools"), 8192, "llama")
+        house.pass_time(61)
+        house.say(model="plain")
+        house.say(model="plain", tools=TOOLS)
+        self.assertEqual([each["options"]["num_ctx"] for each in house.sent], [4096, 4096, 8192])
+        self.assertEqual(len([line for line in house.lines if "plain of fake has changed: window 8192" in line]), 1)
 
     def test_window(self) -> None:
         """The same window with every request, never above the model's own, so that nothing is loaded anew."""

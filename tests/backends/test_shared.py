@@ -1,5 +1,7 @@
 """One result for many who wait."""
 
+import gc
+
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -96,3 +98,52 @@ class SharedTests(SynchronousTestCase):
         self.runs[1].callback("x")
         self.assertEqual(self.successResultOf(again), "x")
         self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_lasting(self) -> None:
+        """What is old is found anew by one search in the background, for which nobody waits."""
+        clock = Clock()
+        shared: Shared[str] = Shared(self.find, clock, 1.5, 60.0)
+        Deferred.fromCoroutine(shared.get())
+        self.runs[0].callback("x")
+        clock.advance(59)
+        self.assertEqual(self.successResultOf(Deferred.fromCoroutine(shared.get())), "x")
+        self.assertEqual(len(self.runs), 1)
+        clock.advance(1)
+        for _ in range(3):
+            self.assertEqual(self.successResultOf(Deferred.fromCoroutine(shared.get())), "x")
+        self.assertEqual(len(self.runs), 2)
+        self.runs[1].callback("y")
+        self.assertEqual(self.successResultOf(Deferred.fromCoroutine(shared.get())), "y")
+        clock.advance(60)
+        Deferred.fromCoroutine(shared.get())
+        self.runs[2].callback(None)
+        self.assertEqual(self.successResultOf(Deferred.fromCoroutine(shared.get())), "y")
+        self.assertEqual(len(self.runs), 3)
+
+    def test_renewed(self) -> None:
+        """A renewal begins a search whatever is known, or joins the one that runs, and waits as long as it takes."""
+        clock = Clock()
+        shared: Shared[str] = Shared(self.find, clock, 1.5)
+        first = Deferred.fromCoroutine(shared.get())
+        second = Deferred.fromCoroutine(shared.renew())
+        clock.advance(10)
+        self.assertIsNone(self.successResultOf(first))
+        self.assertNoResult(second)
+        self.runs[0].callback("x")
+        self.assertEqual(self.successResultOf(second), "x")
+        third = Deferred.fromCoroutine(shared.renew())
+        self.runs[1].callback(None)
+        self.assertIsNone(self.successResultOf(third))
+        self.assertEqual(shared.found, "x")
+
+    def test_fault_in_the_background(self) -> None:
+        """A fault of a search for which nobody waits is logged."""
+        clock = Clock()
+        shared: Shared[str] = Shared(self.find, clock, 1.5, 60.0)
+        Deferred.fromCoroutine(shared.get())
+        self.runs[0].callback("x")
+        clock.advance(60)
+        Deferred.fromCoroutine(shared.get())
+        self.runs.pop().errback(ZeroDivisionError())
+        gc.collect()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)

@@ -38,9 +38,9 @@ def body(**fields: Any) -> dict[str, Any]:
 
 class House:
     """
-    ``fake`` is the backend, `ask` asks the proxy, ``events`` is all that was logged. With the dialect ``auto`` the
-    backend is asked what it is; ``backend`` are settings of the backend, ``others`` what it answers on other paths; the
-    settings are laid over the defaults.
+    ``fake`` is the backend, of the class ``make_fake``; `ask` asks the proxy, ``events`` is all that was logged. With
+    the dialect ``auto`` the backend is asked what it is; ``backend`` are settings of the backend, ``others`` what it
+    answers on other paths; the settings are laid over the defaults.
     """
 
     def __init__(
@@ -48,14 +48,19 @@ class House:
         dialect: str = "generic",
         backend: Mapping[str, Any] | None = None,
         others: Mapping[tuple[str, str], Answer] | None = None,
+        make_fake: type[FakeOpenAI] = FakeOpenAI,
         **settings: Any,
     ) -> None:
         self.network = Network()
-        self.fake = FakeOpenAI(self.network, others=dict(others or {}))
+        self.fake = make_fake(self.network, others=dict(others or {}))
         self.network.listenTCP(BACKEND_PORT, Site(self.fake, reactor=self.network))
         self.events: list[LogEvent] = []
-        told = {"base_url": f"http://127.0.0.1:{BACKEND_PORT}/v1", "api_key": Secret(BACKEND_KEY), "dialect": dialect}
-        backends = (BackendSettings("fake", "openai", **{**told, **(backend or {})}),)
+        root = f"http://127.0.0.1:{BACKEND_PORT}"
+        told = {"provider": "openai", "base_url": f"{root}/v1", "api_key": Secret(BACKEND_KEY), "dialect": dialect}
+        told |= backend or {}
+        if told["provider"] == "anthropic":
+            told = {**told, "dialect": "auto"}
+        backends = (BackendSettings("fake", **told),)
         self.settings = Settings(backends=backends, **{"log_level": "debug", "port": FRONT_PORT, **settings})
         ids = map("{:024x}".format, itertools.count(1))
         self.proxy = Proxy(

@@ -64,4 +64,4 @@ class EnvironmentExampleTests(SynchronousTestCase):
         self.assertEqual(settled.settings.backends[0].base_url, "http://127.0.0.1:8000/v1")
         for each in declared():
             if isinstance(each.default, int):
-                self.assertEqual(self.example[each.env], str(each.default))
+                self.assertEqual(self.example[each.env], str(each.default).lower())

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from claudeproxy.routing.declarations import declarations
 from claudeproxy.routing.expectations import (
     Expectation,
     Secret,
@@ -19,7 +20,7 @@ from claudeproxy.routing.expectations import (
     web_address,
     whole_number,
 )
-from claudeproxy.routing.settings import EMBEDDED, BackendSettings, Settings, declarations
+from claudeproxy.routing.settings import EMBEDDED, BackendSettings, Settings
 
 KEY = "sk-canary-0123456789"
 

@@ -239,14 +239,6 @@ class RefusalTests(SourcesCase):
             with self.assertRaisesRegex(SettingsError, "^p.toml: expected TOML: "):
                 settled(config)
 
-    def test_providers_not_built_yet(self) -> None:
-        """A provider that will come is refused by name, and those that can be used are named."""
-        for provider in ("anthropic",):
-            refused = f"{provider!r} is not built yet; use openai or ollama or responses or local"
-            self.assert_refused(f"PROVIDER: {refused}", environ={"PROVIDER": provider})
-            config = f'[backends.a]\nprovider = "{provider}"\nbase_url = "{URL}"'
-            self.assert_refused(f"p.toml: backends.a.provider: {refused}", config=config)
-
     def test_ollama(self) -> None:
         """Ollama's address is its root; its window and how long it keeps a model can be set for it alone."""
         environ = {"PROVIDER": "ollama", "PROVIDER_BASE_URL": "http://h:11434/"}
@@ -285,7 +277,7 @@ class RefusalTests(SourcesCase):
             environ={**OPENAI, "LOCAL_GGUF": "a.gguf", "LOCAL_WINDOW": "1"},
         )
         self.assert_refused(
-            "PROVIDER_BASE_URL: is for the provider openai or ollama or responses, not for local",
+            "PROVIDER_BASE_URL: is for the provider openai or ollama or responses or anthropic, not for local",
             environ={"PROVIDER_BASE_URL": URL},
         )
 

@@ -12,6 +12,8 @@ from claudeproxy.routing.table import ModelTable, Route
 MAIN = BackendSettings("main", "openai", base_url="http://127.0.0.1:8000/v1")
 SMALL = BackendSettings("small", "openai", base_url="http://127.0.0.1:8001/v1")
 
+ANTHROPIC = BackendSettings("anthropic", "anthropic", base_url="http://127.0.0.1:8002")
+
 
 def table(models: dict[str, str] | None = None, default: str = "", *backends: BackendSettings) -> ModelTable:
     """A table over the backends main and small."""
@@ -74,7 +76,7 @@ class RouteTests(SynchronousTestCase):
     def test_as_it_came(self) -> None:
         """With several targets, or none, and no default model, a name goes to the default backend untouched."""
         for routes in (table(), table({"a": "one", "b": "two"})):
-            self.assert_models(routes, {"Qwen/Qwen3-Coder[1m]": "Qwen/Qwen3-Coder[1m]", "small/x": "small/x", "": ""})
+            self.assert_models(routes, {"Qwen/Qwen3-Coder[1m]": "Qwen/Qwen3-Coder[1m]", "": ""})
 
     def test_case(self) -> None:
         """Case does not matter in matching, and is kept in what is sent."""
@@ -151,3 +153,24 @@ class RouteTests(SynchronousTestCase):
         self.assertEqual(route.requested, name)
         self.assertIn(route.backend, ("main", "small"))
         self.assertIn(route.model, {name, *models.values(), *(target.partition("/")[2] for target in models.values())})
+
+
+class AddressTests(SynchronousTestCase):
+    """Names that say where they belong."""
+
+    def test_backend_in_front(self) -> None:
+        """`backend/model` is that model there; what is written in the map comes first, the families come after."""
+        routes = table({"haiku": "tiny", "small/*-x": "other"})
+        self.assertEqual(routes.route("small/claude-haiku"), Route("small", "claude-haiku", "small/claude-haiku"))
+        self.assertEqual(routes.route("small/a-x"), Route("main", "other", "small/a-x"))
+        self.assertEqual(routes.route("nobody/claude-haiku"), Route("main", "tiny", "nobody/claude-haiku"))
+        self.assertEqual(table().route("small/"), Route("main", "small/", "small/"))
+
+    def test_alias_of_the_picker(self) -> None:
+        """`anthropic/` is taken off a name that would not be in the picker without it, and off no other."""
+        self.assertEqual(table().route("anthropic/qwen"), Route("main", "qwen", "anthropic/qwen"))
+        self.assertEqual(table().route("anthropic/small/qwen"), Route("small", "qwen", "anthropic/small/qwen"))
+        router = "anthropic/claude-opus-4.5"
+        self.assertEqual(table().route(router), Route("main", router, router))
+        self.assertEqual(table({"anthropic/qwen": "mapped"}).route("anthropic/qwen").model, "mapped")
+        self.assertEqual(table({}, "", MAIN, SMALL, ANTHROPIC).route("anthropic/qwen").backend, "anthropic")

@@ -99,14 +99,6 @@ class ReaderTests(SynchronousTestCase):
         self.assertIn("PROVIDER_API_KEY", words)
         self.assertNotIn("canary", words)
 
-    def test_not_built(self) -> None:
-        """A provider that is not built yet is refused by name."""
-        for provider in ("anthropic",):
-            try:
-                self.read(PROVIDER=provider, PROVIDER_BASE_URL="http://h")
-            except SettingsError as fault:
-                self.assertIn(provider, str(fault))
-
     def test_relative_model(self) -> None:
         """The path of a model is taken from the file's folder, or from where the daemon was started; ~ is home."""
         local = '[backends.local]\nprovider = "local"\ngguf = "models/m.gguf"\n'

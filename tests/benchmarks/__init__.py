@@ -1,0 +1,1 @@
+"""What is measured on purpose, and proves the README's figures."""

@@ -1,0 +1,1 @@
+"""What every backend must do: one set of tests, run against a fake of each kind."""

@@ -1,0 +1,1 @@
+"""Tests that run for minutes: `pytest -m slow`."""

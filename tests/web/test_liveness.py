@@ -1,0 +1,284 @@
+"""What keeps every client waiting through any prefill, and what becomes of an answer whose client left (issue 5)."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.fakes.callers import Caller
+from tests.fakes.house import BACKEND_PORT, House, body
+from tests.fakes.openai import Cut, Hang, Script, Send, Wait, silent, text
+from tests.fakes.scripts import chunk
+from tests.stream_checker import check_message, check_stream
+
+SESSION = {"x-claude-code-session-id": "11111111-2222"}
+THINKS: Mapping[str, Any] = {"thinking": {"type": "adaptive"}, "max_tokens": 4096}
+
+
+def late(*steps: Any, after: float = 100.0) -> Script:
+    """A backend that is mute for a while."""
+    return Script(steps=[Wait(after), *steps])
+
+
+def events(caller: Caller) -> list[dict[str, Any]]:
+    return [json.loads(line[6:]) for line in caller.body.decode().splitlines() if line.startswith("data: ")]
+
+
+def deltas(caller: Caller) -> list[str]:
+    """The kinds of the empty deltas, in order."""
+    found = [each["delta"] for each in events(caller) if each["type"] == "content_block_delta"]
+    return [each["type"] for each in found if not each.get("text", each.get("thinking", "x"))]
+
+
+class LivenessTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.house = House()
+
+    def chat(self, script: Script, **fields: Any) -> Caller:
+        return self.house.chat(script, **fields)
+
+    def test_short_waits(self) -> None:
+        """In the first minute there are pings and nothing else."""
+        caller = self.chat(silent())
+        self.house.pass_time(59)
+        self.assertEqual({each["type"] for each in events(caller)}, {"message_start", "ping"})
+
+    def test_long_waits(self) -> None:
+        """From a minute of silence on an open block of text gets an empty piece every ten seconds, and no ping."""
+        caller = self.chat(silent())
+        self.house.pass_time(62)
+        before = len(events(caller))
+        self.house.pass_time(900)
+        self.assertIn(len(deltas(caller)), (90, 91, 92))
+        self.assertEqual(deltas(caller)[0], "text_delta")
+        self.assertNotIn("ping", [each["type"] for each in events(caller)[before:]])
+        check_stream(caller.body, whole=False)
+
+    def test_text_goes_on(self) -> None:
+        """Text goes on in the block that the signs of life opened."""
+        caller = self.chat(late(*text("Hello").steps))
+        self.house.pass_time(110)
+        checked = check_stream(caller.body)
+        self.assertEqual([each["type"] for each in checked.content], ["text"])
+        self.assertEqual(checked.text, "Hello")
+
+    def test_thinking_goes_on(self) -> None:
+        """A request that thinks waits in a block of thinking, which the model's thinking goes on in."""
+        caller = self.chat(late(chunk({"reasoning_content": "hm"}), *text("Hello").steps), **THINKS)
+        self.house.pass_time(110)
+        self.assertEqual(set(deltas(caller)), {"thinking_delta"})
+        checked = check_stream(caller.body)
+        self.assertEqual([each["type"] for each in checked.content], ["thinking", "text"])
+
+    def test_other_content(self) -> None:
+        """Content of another kind closes the block cleanly first."""
+        caller = self.chat(late(*text("Hello").steps), **THINKS)
+        self.house.pass_time(110)
+        checked = check_stream(caller.body)
+        self.assertEqual([each["type"] for each in checked.content], ["thinking", "text"])
+        self.assertEqual(checked.content[0]["thinking"], "")
+
+    def test_within_the_answer(self) -> None:
+        """Silence in the middle of a text is filled in that text's block."""
+        caller = self.chat(Script(steps=[chunk({"content": "Hel"}), Wait(100), *text("lo").steps]))
+        self.house.pass_time(110)
+        checked = check_stream(caller.body)
+        self.assertEqual([each["type"] for each in checked.content], ["text"])
+        self.assertEqual(checked.text, "Hello")
+
+    def test_setting(self) -> None:
+        """How long the silence may be is a setting."""
+        self.house.reset(liveness_ms=20_000)
+        caller = self.chat(silent())
+        self.house.pass_time(33)
+        self.assertTrue(deltas(caller))
+
+    def test_failure(self) -> None:
+        """A failure after signs of life is an error event."""
+        caller = self.chat(late(Cut()))
+        self.house.pass_time(110)
+        self.assertIsNotNone(check_stream(caller.body).error)
+
+    def test_whole_answer(self) -> None:
+        """A client that does not stream is kept by blanks before the JSON, which is none the worse for them."""
+        caller = self.chat(late(*text("Hello").steps), stream=False)
+        self.house.pass_time(59)
+        self.assertFalse(caller.answered)
+        self.house.pass_time(60)
+        self.assertTrue(caller.ended)
+        self.assertTrue(caller.body.startswith(b"\n\n"))
+        self.assertEqual(check_message(caller.json).text, "Hello")
+
+    def test_whole_failure(self) -> None:
+        """A failure after such blanks cuts the connection: there is no status any more, and no clean end."""
+        caller = self.chat(late(Cut()), stream=False)
+        self.house.pass_time(110)
+        self.assertFalse(caller.ended)
+        self.assertEqual(caller.body.strip(), b"")
+
+
+class JoiningTests(SynchronousTestCase):
+    """A retry finds the generation that its client lost."""
+
+    def setUp(self) -> None:
+        self.house = House()
+
+    def ask(self, headers: Mapping[str, str | bytes | None] | None = SESSION, **fields: Any) -> Caller:
+        return self.house.ask("POST", "/v1/messages", body(**fields), headers)
+
+    def begin(self, wait: float, script: Script | None = None, **fields: Any) -> Caller:
+        """A first client that leaves after ``wait`` seconds."""
+        self.house.fake.plays(script or late(*text("Hello").steps, after=90))
+        first = self.ask(**fields)
+        self.house.pass_time(wait)
+        first.vanish()
+        self.house.pass_time(0)
+        return first
+
+    @property
+    def asked(self) -> int:
+        return sum(received.method == "POST" for received in self.house.fake.received)
+
+    @property
+    def backend_ends(self) -> list[Any]:
+        return [end for end in self.house.network.ends[::2] if end.port == BACKEND_PORT and not end.is_lost]
+
+    def assert_idle(self) -> None:
+        self.house.pass_time(40)
+        for part in ("Answer", "Generation", "Orphanage"):
+            self.assertEqual(self.house.network.timers(part), [])
+        self.assertEqual(len(self.house.proxy._api.orphanage), 0)
+        self.assertEqual(len(self.house.proxy._exchanges), 0)
+
+    def test_retry_joins(self) -> None:
+        """The retry gets the whole answer, under an id of its own; the backend is asked once."""
+        first = self.begin(70)
+        retry = self.ask()
+        self.house.pass_time(30)
+        self.assertEqual(self.asked, 1)
+        checked = check_stream(retry.body)
+        self.assertEqual(checked.text, "Hello")
+        self.assertNotEqual(events(first)[0]["message"]["id"], events(retry)[0]["message"]["id"])
+        self.assertTrue(self.house.request_lines[-1]["joined"])
+        self.assert_idle()
+
+    def test_other_forms(self) -> None:
+        """Neither `stream` nor `max_tokens` makes it another request: Claude Code's retry has neither."""
+        self.begin(70)
+        retry = self.ask(stream=None, max_tokens=9)
+        self.house.pass_time(30)
+        self.assertEqual(self.asked, 1)
+        self.assertEqual(check_message(retry.json).text, "Hello")
+
+    def test_finished_meanwhile(self) -> None:
+        """An answer that was finished while nobody listened is there for the retry."""
+        self.begin(85)
+        self.house.pass_time(10)
+        retry = self.ask()
+        self.assertEqual(check_stream(retry.body).text, "Hello")
+        self.assertEqual(self.asked, 1)
+        self.assert_idle()
+
+    def test_too_late(self) -> None:
+        """After 15 s the generation is given up."""
+        self.begin(70)
+        self.house.pass_time(14)
+        self.assertEqual(len(self.backend_ends), 1)
+        self.house.pass_time(1.1)
+        self.assertEqual(self.backend_ends, [])
+        self.ask()
+        self.assertEqual(self.asked, 2)
+
+    def test_interrupt(self) -> None:
+        """Who leaves within a minute has given up on purpose: cancelled at once."""
+        self.begin(59)
+        self.assertEqual(self.backend_ends, [])
+        self.assert_idle()
+
+    def test_after_delivery(self) -> None:
+        """Once something was delivered, a close cancels at once."""
+        self.begin(95, late(chunk({"content": "Hel"}), Hang(), after=90))
+        self.assertEqual(self.backend_ends, [])
+        self.assert_idle()
+
+    def test_other_requests(self) -> None:
+        """Another content, another session, another key or no session at all is another request."""
+        for headers, fields in (
+            (SESSION, {"messages": [{"role": "user", "content": "Ho"}]}),
+            ({"x-claude-code-session-id": "other"}, {}),
+            ({**SESSION, "x-api-key": "other"}, {}),
+            (None, {}),
+        ):
+            self.setUp()
+            self.begin(70)
+            self.house.fake.plays(text("New"))
+            caller = self.ask(headers, **fields)
+            self.assertEqual(check_stream(caller.body).text, "New")
+
+    def test_without_a_session(self) -> None:
+        """A request without a session is joined by nobody, and does not linger."""
+        self.house.fake.plays(silent())
+        first = self.ask(None)
+        self.house.pass_time(70)
+        first.vanish()
+        self.house.pass_time(0)
+        self.assertEqual(self.backend_ends, [])
+
+    def test_twins(self) -> None:
+        """Who asks the same several times at once gets several answers; a retry joins only what was lost."""
+        self.house.fake.answers = lambda _: late(*text("Hello").steps, after=90)
+        first, second = self.ask(), self.ask()
+        self.house.pass_time(70)
+        self.assertEqual(self.asked, 2)
+        first.vanish()
+        retry = self.ask()
+        self.house.pass_time(30)
+        self.assertEqual(self.asked, 2)
+        for caller in (second, retry):
+            self.assertEqual(check_stream(caller.body).text, "Hello")
+        self.assert_idle()
+
+    def test_lost_again(self) -> None:
+        """A retry that is lost as well leaves the generation to the next."""
+        self.begin(70)
+        retry = self.ask()
+        self.house.pass_time(1)
+        retry.vanish()
+        self.house.pass_time(0)
+        # The retry itself is younger than a minute, the answer is not.
+        third = self.ask()
+        self.house.pass_time(30)
+        self.assertEqual(self.asked, 1)
+        self.assertEqual(check_stream(third.body).text, "Hello")
+        self.assert_idle()
+
+    def test_failed_meanwhile(self) -> None:
+        """A generation that failed while nobody listened is not handed on: the retry is asked anew."""
+        self.begin(80, late(Cut(), after=85))
+        self.house.pass_time(6)
+        self.house.fake.plays(text("New"))
+        self.assertEqual(check_stream(self.ask().body).text, "New")
+        self.assert_idle()
+
+    def test_drain(self) -> None:
+        """A daemon that stops takes its orphans with it."""
+        self.begin(70)
+        stopped = self.house.proxy.stopService()
+        self.house.pass_time(1)
+        self.successResultOf(stopped)
+        self.assertEqual(self.backend_ends, [])
+
+    def test_switched_off(self) -> None:
+        """With 0 nothing lingers."""
+        self.house.reset(linger_ms=0)
+        self.begin(70)
+        self.assertEqual(self.backend_ends, [])
+
+    def test_too_large(self) -> None:
+        """What an orphan may hold is bounded."""
+        piece = Send(b"data: " + json.dumps({"choices": [{"delta": {"content": "x" * 1_000_000}}]}).encode() + b"\n\n")
+        self.begin(89, late(*[piece] * 20, Hang(), after=90))
+        self.house.pass_time(5)
+        self.assertEqual(self.backend_ends, [])
+        self.assertEqual(len(self.house.proxy._api.orphanage), 0)

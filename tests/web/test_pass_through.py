@@ -1,0 +1,297 @@
+"""The whole proxy in memory before an Anthropic server: bytes both ways (PROTOCOL 4.10, issue 4)."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from claudeproxy.routing.expectations import Secret
+from claudeproxy.translate.signatures import Reasoning, sign
+from tests.fakes import anthropic
+from tests.fakes.callers import Caller
+from tests.fakes.house import BACKEND_KEY, BACKEND_PORT, House, rendered
+from tests.fakes.openai import Cut, Hang, Script, Send, Wait, error
+from tests.stream_checker import check_error, check_stream
+
+#: Written as no library of ours would write it.
+ODD = (
+    b'{ "max_tokens" : 64, "stream":true,\n\t"temperature": 1e0, "model":"claude-sonnet-4-5", "x_new": [1.50, -0],'
+    b'"messages":[{"content":"caf\\u00e9 \xc3\xa9","role":"user"}] }\n'
+)
+
+
+class PassThroughCase(SynchronousTestCase):
+    def house(self, backend: Mapping[str, Any] | None = None, **settings: Any) -> House:
+        told = {"provider": "anthropic", "base_url": f"http://127.0.0.1:{BACKEND_PORT}", **(backend or {})}
+        house = House("auto", told, make_fake=anthropic.FakeAnthropic, **settings)
+        house.fake.received.clear()
+        return house
+
+    def backend_ends(self, house: House) -> list[Any]:
+        return [end for end in house.network.ends[::2] if end.port == BACKEND_PORT and not end.is_lost]
+
+    def headers(self, house: House) -> dict[str, str]:
+        """Those that the server received last, by name in lower case."""
+        named = house.fake.received[-1].headers.getAllRawHeaders()
+        return {name.decode().lower(): b", ".join(values).decode() for name, values in named}
+
+    def post(self, house: House, body: object = ODD, **headers: str | bytes | None) -> Caller:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return house.ask("POST", "/v1/messages?beta=true", body, named)
+
+
+class RequestTests(PassThroughCase):
+    """What the server receives."""
+
+    def test_bytes(self) -> None:
+        """The body arrives as the client wrote it, byte for byte, under the same path and query."""
+        house = self.house()
+        self.post(house)
+        received = house.fake.received[-1]
+        self.assertEqual((received.method, received.path, received.body), ("POST", "/v1/messages", ODD))
+        self.assertEqual(received.query, "beta=true")
+
+    def test_prefix(self) -> None:
+        """What a client puts in front of /v1 is its affair, and does not travel on."""
+        house = self.house()
+        house.ask("POST", "/team/v1/v1/messages", ODD)
+        self.assertEqual(house.fake.received[-1].path, "/v1/messages")
+
+    def test_model_map(self) -> None:
+        """The model map changes the model's name, and not one byte beside it."""
+        house = self.house(models={"claude-sonnet-*": "other model"})
+        self.post(house)
+        self.assertEqual(house.fake.received[-1].body, ODD.replace(b'"claude-sonnet-4-5"', b'"other model"'))
+
+    def test_headers(self) -> None:
+        """Headers that nobody here knows go on; the client's key does not, the backend's own is shown instead."""
+        house = self.house(keys=(Secret("clients-key"),))
+        self.post(
+            house,
+            x_api_key="clients-key",
+            anthropic_beta="new-2027-01-01",
+            x_claude_code_session_id="s",
+            user_agent="claude-cli/9",
+            anthropic_version="2026-10-21",
+        )
+        headers = self.headers(house)
+        self.assertEqual(headers["anthropic-beta"], "new-2027-01-01")
+        self.assertEqual(headers["anthropic-version"], "2026-10-21")
+        self.assertEqual(headers["user-agent"], "claude-cli/9")
+        self.assertEqual(headers["x-claude-code-session-id"], "s")
+        self.assertEqual(headers["x-api-key"], BACKEND_KEY)
+        self.assertNotIn("clients-key", str(headers))
+
+    def test_clients_credentials(self) -> None:
+        """With `credentials = "client"` the client's own key goes on, and one of the proxy's keys never does."""
+        house = self.house({"credentials": "client", "api_key": Secret("")}, keys=(Secret("gate-key"),))
+        self.post(house, x_api_key="gate-key", authorization="Bearer sk-ant-oat-mine")
+        headers = self.headers(house)
+        self.assertEqual(headers["authorization"], "Bearer sk-ant-oat-mine")
+        self.assertNotIn("gate-key", str(headers))
+
+    def test_our_signatures(self) -> None:
+        """Thoughts with a signature of ours are taken out: a real server would refuse them. Others stay as they are."""
+        ours = {"type": "thinking", "thinking": "hm", "signature": sign(Reasoning("reasoning_content"))}
+        theirs = {"type": "thinking", "thinking": "hm", "signature": "EqQB"}
+        asked = {
+            "model": "m",
+            "max_tokens": 9,
+            "messages": [
+                {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": [ours, {"type": "text", "text": "a"}]},
+                {"role": "user", "content": "and"},
+                {"role": "assistant", "content": [theirs, {"type": "text", "text": "b"}]},
+                {"role": "user", "content": "on"},
+            ],
+        }
+        house = self.house()
+        self.post(house, asked)
+        received = json.loads(house.fake.received[-1].body)
+        self.assertEqual(received["messages"][1]["content"], [{"type": "text", "text": "a"}])
+        self.assertEqual(received["messages"][3]["content"][0], theirs)
+
+    def test_unknown_to_us(self) -> None:
+        """What this proxy would refuse is for the server to judge."""
+        house = self.house()
+        body = {"model": "m", "messages": [{"role": "critic", "content": 7}], "max_tokens": "many"}
+        self.assertEqual(self.post(house, body).status, 200)
+        check_error(self.post(house, b"{no json").json, 400)
+        check_error(self.post(house, {"messages": []}).json, 400)
+
+    def test_count_tokens(self) -> None:
+        """Counts are asked of the server, and its answer comes back."""
+        house = self.house()
+        caller = house.ask("POST", "/v1/messages/count_tokens?beta=true", ODD)
+        self.assertEqual(caller.json, {"input_tokens": 42})
+        self.assertEqual(house.fake.received[-1].body, ODD)
+
+    def test_models(self) -> None:
+        """The server's models are listed as it tells of them."""
+        house = self.house()
+        listed = house.ask("GET", "/v1/models").json["data"]
+        self.assertEqual([each["id"] for each in listed if each["id"] in house.fake.models], house.fake.models)
+        self.assertEqual(listed[0]["display_name"], house.fake.models[0].title())
+
+
+class AnswerTests(PassThroughCase):
+    """What the client receives."""
+
+    def test_bytes(self) -> None:
+        """The answer arrives as the server wrote it, whatever it is."""
+        house = self.house()
+        odd = b'event: message_start\r\ndata: {"type":"message_start" , "x":1.0}\r\n\r\n: note\n\ndata: [DONE]\n\n'
+        house.fake.plays(Script(steps=[Send(odd[:7]), Send(odd[7:])], headers=anthropic.HEADERS))
+        caller = self.post(house)
+        self.assertEqual(caller.body, odd)
+        self.assertTrue(caller.ended)
+
+    def test_headers(self) -> None:
+        """The server's headers come back, its request-id among them; ours stands beside it."""
+        house = self.house()
+        caller = self.post(house)
+        self.assertEqual(caller.headers["request-id"], "req_theirs")
+        self.assertEqual(caller.headers["anthropic-ratelimit-requests-remaining"], "49")
+        self.assertTrue(caller.headers["x-claudeproxy-request-id"].startswith("req_0"))
+        check_stream(caller.body)
+
+    def test_errors(self) -> None:
+        """Errors come back untouched: status, headers, body."""
+        house = self.house()
+        body = b'{"type":"error","error":{"type":"rate_limit_error","message":"odd  words"} }'
+        house.fake.plays(Script(status=429, steps=[Send(body)], headers={"retry-after": "7", "x-should-retry": "true"}))
+        caller = self.post(house)
+        self.assertEqual((caller.status, caller.body), (429, body))
+        self.assertEqual((caller.headers["retry-after"], caller.headers["x-should-retry"]), ("7", "true"))
+
+    def test_out_of_reach(self) -> None:
+        """A server that cannot be reached is an error of ours that names it."""
+        house = self.house({"base_url": "http://127.0.0.1:9"})
+        caller = self.post(house)
+        house.pass_time(1)
+        self.assertIn("fake", check_error(caller.json, 529).message)
+
+    def test_pings(self) -> None:
+        """A silent stream gets pings, but never inside an event."""
+        house = self.house()
+        whole = b'event: ping\ndata: {"type": "ping"}\n\n'
+        house.fake.plays(
+            Script(
+                steps=[Send(whole), Wait(15), Send(whole[:9]), Wait(60), Send(whole[9:]), Hang()],
+                headers=anthropic.HEADERS,
+            )
+        )
+        caller = self.post(house)
+        house.pass_time(14)
+        self.assertEqual(caller.body.count(b"event: ping"), 2)
+        house.pass_time(50)
+        self.assertTrue(caller.body.endswith(whole[:9]))
+        house.pass_time(12)
+        self.assertTrue(caller.body.endswith(whole))
+
+    def test_broken_between_events(self) -> None:
+        """A stream that breaks between two events ends with an error event."""
+        house = self.house()
+        house.fake.plays(
+            Script(steps=[Send(b'event: ping\ndata: {"type": "ping"}\n\n'), Cut()], headers=anthropic.HEADERS)
+        )
+        caller = self.post(house)
+        self.assertIn(b"event: error\n", caller.body)
+        self.assertTrue(caller.ended)
+
+    def test_broken_within_an_event(self) -> None:
+        """A stream that breaks within an event is cut: no clean end, and nothing that could be misread."""
+        house = self.house()
+        house.fake.plays(Script(steps=[Send(b'event: ping\ndata: {"ty'), Cut()], headers=anthropic.HEADERS))
+        caller = self.post(house)
+        self.assertFalse(caller.ended)
+        self.assertTrue(caller.body.endswith(b'{"ty'))
+
+    def test_client_gone(self) -> None:
+        """A client that leaves hangs up on the server, before its headers and after."""
+        for steps in ([Hang()], [Send(b"event: ping\n"), Hang()]):
+            house = self.house()
+            house.fake.plays(Script(steps=steps, headers=anthropic.HEADERS))
+            caller = self.post(house)
+            self.assertEqual(len(self.backend_ends(house)), 1)
+            caller.vanish()
+            house.pass_time(1)
+            self.assertEqual(self.backend_ends(house), [])
+            self.assertEqual(len(house.proxy._exchanges), 0)
+            self.assertEqual(house.network.timers("Relay"), [])
+
+    def test_slow_client(self) -> None:
+        """A client that does not read pauses the server."""
+        house = self.house()
+        piece = Send(b"data: " + b"x" * 65_536 + b"\n\n")
+        house.fake.plays(Script(steps=[piece] * 40 + [Hang()], headers=anthropic.HEADERS))
+        caller = house.caller()
+        caller.transport.pauseProducing()
+        caller.ask("POST", "/v1/messages", ODD)
+        house.pass_time(1)
+        self.assertTrue(self.backend_ends(house)[0].is_paused)
+        caller.transport.resumeProducing()
+        house.pass_time(1)
+        self.assertEqual(caller.body.count(b"data: "), 40)
+
+    def test_log(self) -> None:
+        """The log line tells counts and outcome, no content and no key."""
+        house = self.house()
+        self.post(house)
+        line = house.request_lines[-1]
+        self.assertEqual((line["outcome"], line["input_tokens"], line["cached_tokens"]), ("end_turn", 12, 5))
+        self.assertIsNotNone(line["first_token"])
+        shown = rendered(house.events)
+        for secret in (BACKEND_KEY, "caf\u00e9"):
+            self.assertNotIn(secret, shown)
+
+    def test_drain(self) -> None:
+        """A daemon that stops ends a stream with an error event."""
+        house = self.house()
+        house.fake.plays(
+            Script(steps=[Send(b'event: ping\ndata: {"type": "ping"}\n\n'), Hang()], headers=anthropic.HEADERS)
+        )
+        caller = self.post(house)
+        stopped = house.proxy.stopService()
+        house.pass_time(31)
+        self.assertIn(b"overloaded_error", caller.body)
+        self.successResultOf(stopped)
+
+
+class RepairTests(PassThroughCase):
+    """A server that only resembles Anthropic's, with `repair`."""
+
+    def repaired(self, **settings: Any) -> House:
+        return self.house({"repair": True}, **settings)
+
+    def test_stream(self) -> None:
+        """Its faulty stream leaves as a legal one, and what it receives is still the client's own bytes."""
+        house = self.repaired()
+        house.fake.plays(anthropic.llama_stream(anthropic.thinking("hm"), anthropic.text("Hello")))
+        caller = self.post(house)
+        self.assertEqual(check_stream(caller.body).text, "Hello")
+        self.assertEqual(house.fake.received[-1].body, ODD)
+
+    def test_whole(self) -> None:
+        """A client that does not stream gets a message; the server is asked for a stream, which can be cancelled."""
+        house = self.repaired()
+        caller = self.post(house, {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]})
+        self.assertEqual(caller.json["type"], "message")
+        self.assertTrue(json.loads(house.fake.received[-1].body)["stream"])
+
+    def test_errors(self) -> None:
+        """Its errors leave in the envelope, an overflow in the words that make Claude Code compact."""
+        house = self.repaired()
+        said = {"code": 400, "message": "request (9000 tokens) exceeds the available context size (8192 tokens)"}
+        house.fake.plays(error(400, {"error": {**said, "type": "exceed_context_size_error"}}))
+        problem = check_error(self.post(house).json, 400)
+        self.assertEqual(problem.message, "prompt is too long: 9000 tokens > 8192 maximum")
+
+    def test_count_without_a_route(self) -> None:
+        """A server that cannot count is no reason for an error."""
+        house = self.repaired()
+        house.fake.count = None  # type: ignore[attr-defined]
+        caller = house.ask("POST", "/v1/messages/count_tokens", ODD)
+        self.assertGreater(caller.json["input_tokens"], 5)
+        self.assertEqual(caller.headers["x-claudeproxy-count-source"], "estimate")
