@@ -6,7 +6,7 @@ from typing import Any
 from attrs import define, field, frozen
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimedOut
 from twisted.internet.interfaces import IConsumer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
@@ -191,6 +191,8 @@ class BackendClient:
             return response
         except (CancelledError, ResponseNeverReceived):
             raise
+        except ConnectingCancelledError:
+            raise CancelledError from None
         except (ConnectError, ConnectTimedOut, DNSLookupError) as fault:
             raise Refusal(self._unreachable(fault)) from None
         except Exception as fault:

@@ -7,7 +7,7 @@ failed (both are its last event), or it was cancelled (then nothing more is deli
 from collections.abc import Awaitable, Callable
 from typing import Protocol as Structure
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
@@ -19,6 +19,7 @@ from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
 from claudeproxy.backends.client import LONGEST_ERROR, describe, leave_unread, read_body
+from claudeproxy.backends.vigil import Check, Vigil
 from claudeproxy.model.events import Event
 from claudeproxy.model.problems import Problem, Refusal, bad_gateway, overloaded
 from claudeproxy.translate.failures import problem_from_answer, seconds_to_wait
@@ -41,11 +42,25 @@ class Machine(Structure):
     def heard_out(self) -> bool: ...
     @property
     def remarks(self) -> list[str]: ...
+    @property
+    def counted(self) -> int: ...
     def begin(self) -> list[Event]: ...
     def keep_alive(self) -> list[Event]: ...
     def receive(self, data: bytes) -> list[Event]: ...
     def close(self) -> list[Event]: ...
     def fail(self, problem: Problem) -> list[Event]: ...
+
+
+@frozen
+class Limits:
+    """How long an answer may take, in seconds; 0 for as long as it takes."""
+
+    #: Between two bytes after the first token.
+    silence: float
+    #: Until the first token.
+    first_token: float = 0.0
+    #: From the request to the last event.
+    total: float = 0.0
 
 
 @implementer(IPushProducer)
@@ -57,8 +72,7 @@ class Generation(Protocol):
     _machine: Machine
     _deliver: Callable[[list[Event]], None]
     _clock: IReactorTime
-    #: The longest silence between two bytes after the first token, in seconds.
-    _patience: float
+    _limits: Limits
     _log: Logger
     _opening: Deferred[None] | None = field(default=None, init=False)
     _paused: bool = field(default=False, init=False)
@@ -66,10 +80,22 @@ class Generation(Protocol):
     _unpacker: Unpacker = field(factory=lambda: Unpacker(named=False), init=False)
     _heard: float = field(default=0.0, init=False)
     _watch: IDelayedCall | None = field(default=None, init=False)
+    _end: IDelayedCall | None = field(default=None, init=False)
+    _vigil: Vigil | None = field(default=None, init=False)
+    #: The first token is there.
+    _listening: bool = field(default=False, init=False)
     _settling: bool = field(default=False, init=False)
 
-    def start(self, opening: Awaitable[IResponse]) -> None:
-        """``opening`` is the request on its way; its response becomes the answer."""
+    def start(self, opening: Awaitable[IResponse], check: Check | None = None) -> None:
+        """``opening`` is the request on its way; its response becomes the answer. ``check`` is how to find out whether
+        the backend lives while it says nothing, where that can be asked."""
+        if check is not None:
+            self._vigil = Vigil(self._clock, check, self.fail)
+            self._vigil.begin()
+        if self._limits.first_token:
+            self._watch = self._clock.callLater(self._limits.first_token, self._never_spoke)
+        if self._limits.total:
+            self._end = self._clock.callLater(self._limits.total, self._took_too_long)
         self._opening = Deferred.fromCoroutine(self._open(opening))
 
     def conclude(self, events: list[Event]) -> None:
@@ -165,8 +191,10 @@ class Generation(Protocol):
             return
         if events:
             self._deliver(events)
-        if self._watch is None and not self._over and self._machine.spoken:
-            self._watch = self._clock.callLater(self._patience, self._check_silence)
+        if not self._listening and not self._over and self._machine.spoken:
+            self._listening = True
+            self._stop_waiting()
+            self._watch = self._clock.callLater(self._limits.silence, self._check_silence)
         if self._machine.settled and not self._settling:  # else signs of life would put it off for ever
             self._settle()
 
@@ -219,7 +247,7 @@ class Generation(Protocol):
             leave_unread(response)
             where = _header(response, "location") or "nowhere"
             return bad_gateway(f"Backend {self._backend} redirects to {where}, which is not followed with credentials.")
-        body = await read_body(response, LONGEST_ERROR, self._clock, self._patience)
+        body = await read_body(response, LONGEST_ERROR, self._clock, self._limits.silence)
         wait = seconds_to_wait(_header(response, "retry-after"), _header(response, "date"))
         return problem_from_answer(self._backend, response.code, body, wait)
 
@@ -253,12 +281,11 @@ class Generation(Protocol):
         """Gives up a backend that said nothing for too long, unless it was not listened to."""
         self._watch = None
         silent = 0.0 if self._paused else self._clock.seconds() - self._heard
-        if silent < self._patience:
-            self._watch = self._clock.callLater(self._patience - silent, self._check_silence)
+        if silent < self._limits.silence:
+            self._watch = self._clock.callLater(self._limits.silence - silent, self._check_silence)
             return
-        self.fail(
-            bad_gateway(f"Backend {self._backend} fell silent for {self._patience:g} s in the middle of its answer.")
-        )
+        words = f"Backend {self._backend} fell silent for {self._limits.silence:g} s in the middle of its answer."
+        self.fail(bad_gateway(words))
 
     def _blame_ourselves(self) -> None:
         self._log.failure("translating the answer of {backend} failed", backend=self._backend)
@@ -267,10 +294,30 @@ class Generation(Protocol):
         self._deliver(self._machine.fail(_OURS))
         self._hang_up()
 
-    def _stop_watching(self) -> None:
+    def _never_spoke(self) -> None:
+        self._watch = None
+        words = f"Backend {self._backend} did not begin its answer within {self._limits.first_token:g} s."
+        self.fail(overloaded(words))
+
+    def _took_too_long(self) -> None:
+        self._end = None
+        words = f"Backend {self._backend} did not finish its answer within {self._limits.total:g} s."
+        self.fail(bad_gateway(words))
+
+    def _stop_waiting(self) -> None:
+        """The wait for the first token is over."""
+        if self._vigil is not None:
+            self._vigil.end()
+            self._vigil = None
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
+
+    def _stop_watching(self) -> None:
+        self._stop_waiting()
+        if self._end is not None:
+            self._end.cancel()
+            self._end = None
 
     def _hang_up(self) -> None:
         if self.transport is not None:

@@ -49,17 +49,22 @@ class Prepared:
     emulated: tuple[str, ...]
     #: The best count of the prompt before it is sent, in tokens.
     prompt_tokens: int
+    #: The model's context window, in tokens; 0 if nobody knows it.
+    window: int
     #: What only the backend needs to know, to read the answer.
     context: Any = None
 
 
 @frozen
 class Count:
-    """A number of tokens; ``source`` says how it was found: exact or estimate. ``model`` is the backend's own name."""
+    """A number of tokens; ``source`` says how it was found: exact, tokenizer, learned or estimate. ``model`` is the
+    backend's own name."""
 
     tokens: int
     source: str
     model: str
+    #: The model's context window, in tokens; 0 if nobody knows it.
+    window: int = 0
 
 
 @frozen

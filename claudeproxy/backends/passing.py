@@ -5,9 +5,10 @@ does, so that what a compatible server gets wrong is put right on the way.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -15,18 +16,21 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IResponse
 
 from claudeproxy.backends.client import BackendClient
-from claudeproxy.backends.generation import Generation
+from claudeproxy.backends.generation import Generation, Limits
 from claudeproxy.backends.interfaces import Call, Count, Deliver, Forwarder, Letter, Offer, Prepared
 from claudeproxy.backends.shared import Shared
+from claudeproxy.backends.tally import Tally
 from claudeproxy.model.problems import Refusal
 from claudeproxy.translate.anthropic_stream import AnthropicStream
+from claudeproxy.translate.chat_request import to_chat
 from claudeproxy.translate.composer import Expected
-from claudeproxy.translate.estimate import prompt_tokens
+from claudeproxy.translate.dialects import DIALECTS
 from claudeproxy.translate.forwarding import VERSION, Header, credentials, headers_on
 from claudeproxy.translate.names import Names
+from claudeproxy.translate.prompt_size import Size, texture_of
 from claudeproxy.translate.reply import Reply
 from claudeproxy.translate.signatures import PREFIX
-from claudeproxy.translate.translation import used_ids
+from claudeproxy.translate.translation import Policy, used_ids
 from claudeproxy.wire.json import decode, encode
 from claudeproxy.wire.splice import with_model, without_thinking
 
@@ -34,7 +38,9 @@ from claudeproxy.wire.splice import with_model, without_thinking
 _LIST = b"/v1/models?limit=1000"
 #: How long, in seconds, a list of models may be waited for, and how long it is believed.
 LIST_TIME = 2.0
-_ANSWERS = b"/v1/messages"
+#: For sizes only: what most servers would be sent.
+_ANY = DIALECTS["generic"]
+_LENIENT = Policy(drop_server_tools=True)
 
 
 @frozen
@@ -57,8 +63,8 @@ class PassThrough:
     _repairs: bool
     #: The context window in tokens, as the settings tell it; 0 for what the server tells.
     _window: int
-    #: The longest silence between two bytes after the first token, in seconds.
-    _patience: float
+    _limits: Limits
+    _tally: Tally
     _client: BackendClient
     _clock: IReactorTime
     _unique: Callable[[], str]
@@ -81,12 +87,14 @@ class PassThrough:
         body = self._edited(call.letter.body, model)
         if not call.request.stream:  # only a stream can be cancelled; the answer is put together here
             body = encode({**decode(body), "stream": True})
-        estimate = prompt_tokens({"messages": call.request.messages}, len(body))
+        size = self._size(call, model)
+        estimate = self._tally.estimate(model, size).tokens
+        window = await self._window_of(model)
         choice = call.request.tool_choice
         expected = Expected(
             self.name,
             estimate,
-            await self._window_of(model),
+            window,
             call.request.stop_sequences,
             silent=call.request.max_tokens == 0,
             one_call=choice is not None and bool(choice.disable_parallel_tool_use),
@@ -94,27 +102,22 @@ class PassThrough:
             used_ids=used_ids(call.request),
             thinks=call.request.thinking is not None and call.request.thinking.type != "disabled",
         )
-        return Prepared(body, model, (), (), estimate, (expected, call.letter))
+        return Prepared(body, model, (), (), estimate, window, (expected, size, call.letter))
 
     def generate(self, prepared: Prepared, message_id: str, model: str, deliver: Deliver) -> Generation:
-        expected, letter = prepared.context
+        expected, size, letter = prepared.context
         machine = AnthropicStream(Reply(message_id, model), expected, self._unique)
-        generation = Generation(self.name, machine, deliver, self._clock, self._patience, self._log)
+        heard = self._tally.listener(prepared.model, size, machine, deliver)
+        generation = Generation(self.name, machine, heard, self._clock, self._limits, self._log)
         url = self._url(letter.target)
         generation.start(self._client.send(b"POST", url, prepared.body, self._headers(letter)))
         return generation
 
     async def count(self, call: Call, model: str) -> Count:
         body = self._edited(call.letter.body, model)
-        try:
-            status, said = await self._client.question(
-                b"POST", self._url(call.letter.target), body, self._headers(call.letter)
-            )
-        except Refusal:
-            status, said = 0, None  # a count is never worth an error: the estimate serves
-        if status == 200 and isinstance(said, dict) and isinstance(said.get("input_tokens"), int):
-            return Count(said["input_tokens"], "exact", model)
-        return Count(prompt_tokens({"messages": call.request.messages}, len(body)), "estimate", model)
+        asked = partial(self._ask_for_count, call.letter, body)
+        count = await self._tally.count(model, body, {}, self._size(call, model), asked)
+        return evolve(count, window=await self._window_of(model))
 
     async def offers(self) -> Sequence[Offer]:
         return await self._list.get() or []
@@ -127,6 +130,19 @@ class PassThrough:
 
     async def close(self) -> None:
         await self._client.close()
+
+    async def _ask_for_count(self, letter: Letter, body: bytes) -> int | None:
+        status, said = await self._client.question(b"POST", self._url(letter.target), body, self._headers(letter))
+        if status == 200 and isinstance(said, dict) and isinstance(said.get("input_tokens"), int):
+            return int(said["input_tokens"])
+        return None
+
+    def _size(self, call: Call, model: str) -> Size:
+        """How large the prompt is: about what any server would be sent of it."""
+        try:
+            return self._tally.measure(to_chat(call.request, model, _ANY, _LENIENT).body, _ANY.name)
+        except Refusal:
+            return Size(texture=texture_of(call.letter.body.decode("utf-8", "replace")))
 
     def _edited(self, body: bytes, model: str) -> bytes:
         """The client's bytes, but for the model's name, and without thoughts that carry a signature of ours: a real

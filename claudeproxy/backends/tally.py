@@ -15,9 +15,11 @@ from attrs import define, field
 from twisted.internet.defer import DeferredSemaphore
 from twisted.logger import Logger
 
-from claudeproxy.backends.interfaces import Count
+from claudeproxy.backends.generation import Machine
+from claudeproxy.backends.interfaces import Count, Deliver
 from claudeproxy.backends.shared import Shared
 from claudeproxy.backends.tokenizer import BadTokenizer, TokenizerFile
+from claudeproxy.model.events import Event, MessageStop
 from claudeproxy.model.problems import Refusal
 from claudeproxy.translate.learning import Learned
 from claudeproxy.translate.prompt_size import PromptScale, Size
@@ -64,9 +66,10 @@ class Tally:
         """What `best`, `count` and `learn` want to know of a request."""
         return self._scale.measure(body, dialect)
 
-    def best(self, model: str, encoded: bytes, size: Size) -> Count:
-        """The best count that needs no waiting: for `message_start`, and for guards against prompts too long."""
-        return self._remembered(_key(model, encoded)) or self._estimate(model, size)
+    def estimate(self, model: str, size: Size) -> Count:
+        """The best count without looking at the request again: what was learned, or an estimate."""
+        estimate = self._learned.estimate(self._backend, model, size)
+        return Count(estimate.tokens, estimate.source, model)
 
     async def count(self, model: str, encoded: bytes, body: Mapping[str, Any], size: Size, ask: Ask | None) -> Count:
         """The best count there is. ``encoded`` is ``body`` as JSON; ``ask`` is None for a server that cannot count.
@@ -80,12 +83,22 @@ class Tally:
         running = self._running.get(key)
         if running is None:
             running = self._running[key] = Shared(partial(self._count, key, model, body, size, ask))
-        return await running.get() or self._estimate(model, size)
+        return await running.get() or self.estimate(model, size)
 
     def learn(self, model: str, size: Size, tokens: int) -> None:
         """The real ``tokens`` of a prompt, cached ones and all, as the finished answer told them."""
         if self._learned.learn(self._backend, model, size, tokens):
             self._changed()
+
+    def listener(self, model: str, size: Size, machine: Machine, deliver: Deliver) -> Deliver:
+        """``deliver``, and at the end of a whole answer the real count of its prompt is learned, if it was told."""
+
+        def heard(events: list[Event]) -> None:
+            if isinstance(events[-1], MessageStop) and machine.counted:
+                self.learn(model, size, machine.counted)
+            deliver(events)
+
+        return heard
 
     async def _count(
         self, key: bytes, model: str, body: Mapping[str, Any], size: Size, ask: Ask | None
@@ -121,10 +134,6 @@ class Tally:
                 self._useless.add(model)
                 self._log.warn("counts of {model} are only estimated: {fault}", model=model, fault=str(fault))
             return None
-
-    def _estimate(self, model: str, size: Size) -> Count:
-        estimate = self._learned.estimate(self._backend, model, size)
-        return Count(estimate.tokens, estimate.source, model)
 
     def _remembered(self, key: bytes) -> Count | None:
         known = self._known.get(key)

@@ -2,33 +2,36 @@
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from attrs import define, evolve, field, frozen
 from twisted.application.service import IService
-from twisted.internet.defer import CancelledError, maybeDeferred
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.web.iweb import IResponse
 
 from claudeproxy.backends.client import LONGEST_ERROR, BackendClient, Target, read_body
 from claudeproxy.backends.documents import DocumentReader
-from claudeproxy.backends.generation import Generation
+from claudeproxy.backends.generation import Generation, Limits
 from claudeproxy.backends.interfaces import Call, Count, Deliver, Offer, Prepared
 from claudeproxy.backends.profile import Facts, Profile
 from claudeproxy.backends.recognition import Recognised
 from claudeproxy.backends.recovery import FRESH, FRESH_HOSTED, Acquaintance, in_words, printable
 from claudeproxy.backends.speech import Speech
+from claudeproxy.backends.tally import Tally
+from claudeproxy.backends.vigil import Check
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.problems import Refusal, invalid_request
 from claudeproxy.translate.composer import Expected
 from claudeproxy.translate.dialects import DIALECTS, Dialect
-from claudeproxy.translate.estimate import prompt_tokens
 from claudeproxy.translate.failures import problem_from_answer
+from claudeproxy.translate.prompt_size import Size
 from claudeproxy.translate.reply import Reply
 from claudeproxy.translate.translation import STRICT, Policy, Translation
 from claudeproxy.translate.web_search import is_web_search, no_results
+from claudeproxy.translate.window import Fit, limited, wanted
 from claudeproxy.wire.json import encode
 
 #: What servers say of a model that cannot think, if they are asked to make it (LM Studio, Ollama), and what older
@@ -39,10 +42,19 @@ _NO_THINKING = re.compile(
 #: The families that are services, not servers: what they offer does not change from one minute to the next.
 _HOSTED = ("openai", "openrouter", "deepseek", "kimi", "glm")
 
+#: Where servers tell that they live, below their roots, even while they read a prompt.
+_VITAL = {"llama.cpp": "/health", "ollama": "/api/version"}
+#: What a prompt's count does not depend on.
+_UNCOUNTED = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens", "stream", "stream_options"})
+
 
 @frozen
 class _Context:
     expected: Expected
+    #: The size of the prompt, from which its count is learned.
+    size: Size
+    #: How to find out whether the server lives, where it can be asked.
+    check: Check | None
     #: The same body without the wish to think, where there was one.
     thoughtless: bytes | None
     #: A request that needs no backend.
@@ -53,8 +65,7 @@ class _Context:
 class Manner:
     """How one backend is talked to: the settings' part of it."""
 
-    #: The longest silence between two bytes after the first token, in seconds.
-    patience: float
+    limits: Limits
     #: The dialect that is sure; None to ask the server.
     dialect: Dialect | None = None
     cells: Mapping[str, Any] = field(factory=dict)
@@ -76,6 +87,7 @@ class TranslatingBackend:
     _locate: Callable[[], Awaitable[Target]]
     _manner: Manner
     _documents: DocumentReader
+    _tally: Tally
     _clock: IReactorTime
     _unique: Callable[[], str]
     _log: Logger
@@ -104,50 +116,54 @@ class TranslatingBackend:
         model = self._manner.only_model or model
         profile = await self._learn(model)
         dialect = profile.dialect
-        if is_web_search(request):
-            words = await self._translated(evolve(request, tools=(), tool_choice=None), model, dialect, session)
-            estimate = prompt_tokens(words.body, len(encode(words.body)))
-            return Prepared(b"", model, (), (), estimate, _Context(Expected(self.name, estimate), None, request))
+        search = request if is_web_search(request) else None
+        if search is not None:
+            request = evolve(request, tools=(), tool_choice=None)
         chat = await self._translated(request, model, dialect, session)
         if model in self._thoughtless:
             chat = self._speech.without_thinking(chat)
         if request.tools and dialect.tools == "no":  # said of every request: an agent without tools is none
             told = "model {model} of {backend} gets no tools: its template has no place for them"
             self._log.warn(told, model=printable(model), backend=self.name)
-        body = encode(chat.body)
-        estimate = prompt_tokens(chat.body, len(body))
-        expected = Expected.of(self.name, estimate, profile.window, request, chat, dialect)
+        size = self._tally.measure(chat.body, dialect.name)
+        fit = await self._fitted(chat.body, model, profile, size)
+        if search is None:
+            fit.check()
+            if fit.left is not None:
+                chat = evolve(chat, body=limited(chat.body, max(fit.left, dialect.least_output)))
+        expected = Expected.of(self.name, fit.tokens, profile.window, request, chat, dialect)
         thoughtless = None
         if dialect.may_refuse_thinking:
             bare = self._speech.without_thinking(chat)
             thoughtless = encode(bare.body) if bare != chat else None
-        return Prepared(body, model, chat.dropped, chat.emulated, estimate, _Context(expected, thoughtless, None))
+        context = _Context(expected, size, self._check(dialect), thoughtless, search)
+        return Prepared(encode(chat.body), model, chat.dropped, chat.emulated, fit.tokens, profile.window, context)
 
     def generate(self, prepared: Prepared, message_id: str, model: str, deliver: Deliver) -> Generation:
         context: _Context = prepared.context
         reply = Reply(message_id, model)
         machine = self._speech.machine(reply, context.expected, self._unique)
-        generation = Generation(self.name, machine, deliver, self._clock, self._manner.patience, self._log)
+
+        heard = self._tally.listener(prepared.model, context.size, machine, deliver)
+        generation = Generation(self.name, machine, heard, self._clock, self._manner.limits, self._log)
         if context.search is None:
-            generation.start(self._send(prepared.model, prepared.body, context.thoughtless))
+            generation.start(self._send(prepared.model, prepared.body, context.thoughtless), context.check)
         else:
             generation.conclude(no_results(context.search, reply, prepared.prompt_tokens, self._unique()))
         return generation
 
     async def count(self, call: Call, model: str) -> Count:
         model = self._manner.only_model or model
-        dialect = (await self._learn(model)).dialect
-        # What a backend reads does not depend on how long its answer may be.
-        asked = evolve(call.request, max_tokens=None, stop_sequences=())
+        profile = await self._learn(model)
+        dialect = profile.dialect
+        # What a backend reads does not depend on how long its answer may be; and a search has no tool of ours.
+        tools = () if is_web_search(call.request) else call.request.tools
+        asked = evolve(call.request, max_tokens=None, stop_sequences=(), tools=tools)
         chat = await self._translated(asked, model, dialect, "")
-        try:
-            target = await self._locate()
-            exact = await self._speech.count(self._client, target, self._headers(target), chat.body, dialect)
-        except Refusal:
-            exact = None  # a count is never worth an error: the estimate below serves
-        if exact is not None:
-            return Count(exact, "exact", model)
-        return Count(prompt_tokens(chat.body, len(encode(chat.body))), "estimate", model)
+        size = self._tally.measure(chat.body, dialect.name)
+        ask = partial(self._ask_for_count, chat.body, dialect)
+        count = await self._tally.count(model, encode(_counted(chat.body)), chat.body, size, ask)
+        return evolve(count, window=profile.window)
 
     async def offers(self) -> Sequence[Offer]:
         offered = await self._acquaintance.offered()
@@ -167,6 +183,30 @@ class TranslatingBackend:
         if self._process is not None:
             await maybeDeferred(self._process.stopService)
 
+    async def _fitted(self, body: dict[str, Any], model: str, profile: Profile, size: Size) -> Fit:
+        """How the prompt fits: counted exactly only where an estimate comes near the window."""
+        silent = profile.dialect.cuts_silently
+        best = self._tally.estimate(model, size)
+        fit = Fit(best.tokens, best.source, profile.window, wanted(body), silent)
+        if not fit.is_near:
+            return fit
+        encoded = encode(_counted(body))
+        exact = await self._tally.count(model, encoded, body, size, partial(self._ask_for_count, body, profile.dialect))
+        return evolve(fit, tokens=exact.tokens, source=exact.source)
+
+    async def _ask_for_count(self, body: Mapping[str, Any], dialect: Dialect) -> int | None:
+        target = await self._locate()
+        return await self._speech.count(self._client, target, self._headers(target), body, dialect)
+
+    def _check(self, dialect: Dialect) -> Check | None:
+        """Whether the server lives: llama.cpp and Ollama answer that while they read a prompt."""
+        path = _VITAL.get(dialect.name)
+        return None if path is None else partial(self._see, path)
+
+    async def _see(self, path: str) -> None:
+        target = await self._locate()
+        await self._client.get(target.root + path, self._headers(target))
+
     async def _translated(self, request: MessagesRequest, model: str, dialect: Dialect, session: str) -> Translation:
         papers = await self._documents.read(request, with_images=dialect.images == "yes")
         try:
@@ -179,9 +219,8 @@ class TranslatingBackend:
             target = await self._locate()
             url, headers = target.base + self._speech.path, self._headers(target)
             response = await self._client.post(url, body, headers)
-        except Refusal as refusal:
-            if not _was_cancelled(refusal):
-                self._acquaintance.doubt()
+        except Refusal:
+            self._acquaintance.doubt()
             raise
         if response.code != 400 or thoughtless is None:
             return response
@@ -214,7 +253,6 @@ class TranslatingBackend:
         return headers | {"authorization": f"Bearer {target.key}"} if target.key else headers
 
 
-def _was_cancelled(refusal: Refusal) -> bool:
-    """Whether it was the request that went away, not the backend (STYLE P3)."""
-    reasons = getattr(refusal.__context__, "reasons", None) or ()
-    return any(isinstance(reason, Failure) and reason.check(CancelledError) is not None for reason in reasons)
+def _counted(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a request is its prompt, or decides how it is rendered: the key under which its count is remembered."""
+    return {name: value for name, value in body.items() if name not in _UNCOUNTED}

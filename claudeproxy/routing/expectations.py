@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 from attrs import frozen
 
 
@@ -125,6 +126,28 @@ def list_of(each: Expectation) -> Expectation:
         return [each.from_text(item.strip()) for item in given.split(",")] if given else []
 
     return Expectation(words, read, from_text, each.secret)
+
+
+def paths_by_name() -> Expectation:
+    """A table of names and the paths that belong to them; kept as pairs in the order of their names, so that it can be
+    compared and hashed."""
+    words = 'a table of names and paths such as { "qwen3-coder" = "/models/qwen3-coder/tokenizer.json" }'
+    fits = re.compile(r"[^\x00-\x1f]+")
+
+    def read(value: object) -> tuple[tuple[str, str], ...]:
+        pairs: list[Any] = [*value.items()] if isinstance(value, dict) else [*value] if isinstance(value, tuple) else []
+        good = all(isinstance(each, str) and fits.fullmatch(each) for pair in pairs for each in pair)
+        if not isinstance(value, dict | tuple) or not good:
+            raise Unfit(words)
+        return tuple(sorted((name, path) for name, path in pairs))
+
+    def from_text(text: str) -> object:
+        try:
+            return msgspec.json.decode(text) if text else {}
+        except (msgspec.DecodeError, ValueError):
+            return text
+
+    return Expectation(words, read, from_text)
 
 
 def web_address() -> Expectation:

@@ -21,6 +21,7 @@ from claudeproxy.routing.expectations import (
     flag,
     list_of,
     one_of,
+    paths_by_name,
     secret,
     text,
     web_address,
@@ -125,6 +126,18 @@ class BackendSettings:
         doc="What becomes of an image for a model that cannot see: a note in its place, or a clear error.",
         only_for=_TRANSLATED,
     )
+    first_token_ms: int = setting(
+        0,
+        env="PROVIDER_FIRST_TOKEN_MS",
+        expects=whole_number(0, _DAY_MS),
+        doc="The longest wait for the first token, in milliseconds; 0 is as long as the server lives.",
+    )
+    total_ms: int = setting(
+        0,
+        env="PROVIDER_TOTAL_MS",
+        expects=whole_number(0, _DAY_MS),
+        doc="The longest time that a whole answer may take, in milliseconds; 0 is without a limit.",
+    )
     timeout_ms: int = setting(
         600_000,
         env="PROVIDER_TIMEOUT_MS",
@@ -136,6 +149,15 @@ class BackendSettings:
         env="PROVIDER_CONNECT_TIMEOUT_MS",
         expects=whole_number(1, _DAY_MS),
         doc="The longest wait for a connection to the server, in milliseconds.",
+    )
+    tokenizers: tuple[tuple[str, str], ...] = setting(
+        (),
+        env="PROVIDER_TOKENIZERS",
+        expects=paths_by_name(),
+        doc="Models and their own `tokenizer.json`, or the folder that it is in; `*` is every other model. The chat "
+        "template is taken from `chat_template.jinja` or `tokenizer_config.json` beside it. Needs the extra "
+        "`[tokenizers]`; in the environment it is JSON.",
+        only_for=_TRANSLATED,
     )
     num_ctx: int = setting(
         32_768,
@@ -278,6 +300,21 @@ class Settings:
         env="DRAIN_MS",
         expects=whole_number(0, _DAY_MS),
         doc="How long running streams may go on when the daemon is told to stop, in milliseconds.",
+    )
+    client_window: int = setting(
+        0,
+        env="CLIENT_WINDOW",
+        expects=whole_number(0, 100_000_000),
+        doc="The context window that clients believe in, in tokens, if it is larger than the model's: what they are "
+        "told of a prompt's size is then as much larger, so that they compact in time. 0 tells the truth.",
+    )
+    state_file: str = setting(
+        "",
+        env="STATE_FILE",
+        expects=text("the path of a file, or none", r"[^\x00-\x1f]*"),
+        doc="Where it is kept across restarts what was learned of models' token counts, a few KB; `none` is nowhere. "
+        "Without it `claudeproxy/counts.json` in the user's folder for such things, or in systemd's state directory.",
+        restart=True,
     )
     models: Mapping[str, str] = attrs.field(default=MappingProxyType({}), converter=_read_only, eq=_in_written_order)
     """Name, pattern or family -> target, in written order."""

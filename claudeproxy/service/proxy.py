@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from attrs import define, evolve, field
@@ -10,15 +11,18 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from twisted.web.resource import IResource
 
 from claudeproxy.backends.interfaces import Backend
+from claudeproxy.backends.state_file import StateFile
 from claudeproxy.routing.conflicts import is_loopback
 from claudeproxy.routing.settings import Settings
 from claudeproxy.routing.sources import verify
 from claudeproxy.service.observers import Logs
-from claudeproxy.service.workshop import Workshop, check_embedded, names
+from claudeproxy.service.reading import NO_FILE
+from claudeproxy.service.workshop import Workshop, check_embedded, check_tokenizers, names
 from claudeproxy.web.app import MessagesAPI
 from claudeproxy.web.exchange import Exchanges
 from claudeproxy.web.live import Live
@@ -58,6 +62,7 @@ class Proxy(Service):
     _api: MessagesAPI = field(init=False)
     _port: IListeningPort | None = field(default=None, init=False)
     _site: ProxySite | None = field(default=None, init=False)
+    _state: StateFile | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         verify(self._settings)
@@ -66,6 +71,15 @@ class Proxy(Service):
         self._workshop = Workshop(self._reactor, self._logs, lambda: secrets.token_hex(32), self._new_id)
         self._exchanges = Exchanges(self._reactor, self._logs.logger("requests"), self._new_id)
         self._live = self._workshop.live(self._settings)
+        if self._settings.state_file not in ("", NO_FILE):
+            self._state = StateFile(
+                Path(self._settings.state_file),
+                self._workshop.learned.dump,
+                self._reactor,
+                deferToThread,
+                log=self._logs.logger("state"),
+            )
+            self._workshop.changed = self._state.changed
         log = self._logs.logger("web")
         self._api = MessagesAPI(lambda: self._live, self._exchanges, self._reactor, log, self._new_id)
         self.setName("claudeproxy")
@@ -89,6 +103,8 @@ class Proxy(Service):
         super().startService()
         if self._listens and self._port is None:  # nobody called privilegedStartService
             self._listen()
+        if self._state is not None:
+            self._workshop.learned.load(self._state.load())
         for backend in self._live.backends.values():
             backend.start()
         if self._listens:
@@ -105,9 +121,11 @@ class Proxy(Service):
         Raises `SettingsError` or `UnusableModel`, and then nothing has changed.
         """
         # The address stays until a restart: what is checked must fit the one it really listens on.
-        settings = evolve(settings, host=self._settings.host, port=self._settings.port)
+        unchanged = {each: getattr(self._settings, each) for each in ("host", "port", "state_file")}
+        settings = evolve(settings, **unchanged)
         verify(settings)
         check_embedded(settings)
+        check_tokenizers(settings)
         before = set(self._live.backends.values())
         live = self._workshop.live(settings)
         self._logs.set_level(settings.log_level)
@@ -191,6 +209,8 @@ class Proxy(Service):
             await self._wait_for(self._site.close_connections(), FAREWELL)
         for backend in self._workshop.all():
             await self._close(backend)
+        if self._state is not None:
+            await self._state.close()
         self._exchanges.draining = False
 
     async def _wait_for(self, finished: Deferred[None], seconds: float) -> None:

@@ -8,6 +8,8 @@ from attrs import evolve, frozen
 from claudeproxy.routing.settings import Settings
 from claudeproxy.routing.sources import SettingsError, Settled, Sources, model_map_path, settle
 
+NO_FILE = "none"
+
 
 class Unreadable(Exception):
     """A file that was named cannot be read; the text names it."""
@@ -38,11 +40,29 @@ class Reader:
 
     def _with_absolute_paths(self, settings: Settings) -> Settings:
         folder = self.folder if self.config is None else self.config.parent
+
+        def absolute(path: str) -> str:
+            return str(folder / Path(path).expanduser()) if path else ""
+
         backends = [
-            evolve(each, gguf=str(folder / Path(each.gguf).expanduser())) if each.gguf else each
+            evolve(
+                each,
+                gguf=absolute(each.gguf),
+                tokenizers=tuple((name, absolute(path)) for name, path in each.tokenizers),
+            )
             for each in settings.backends
         ]
-        return evolve(settings, backends=backends)
+        given = settings.state_file
+        state_file = given if given == NO_FILE else absolute(given or self._usual_state_file())
+        return evolve(settings, backends=backends, state_file=state_file)
+
+    def _usual_state_file(self) -> str:
+        """Systemd's state directory, else where the XDG Base Directory Specification puts state; "" without a home."""
+        folders = [self.environ.get("STATE_DIRECTORY", "").partition(":")[0]]
+        for name, below in (("XDG_STATE_HOME", "claudeproxy"), ("HOME", ".local/state/claudeproxy")):
+            folders.append(f"{self.environ[name]}/{below}" if self.environ.get(name) else "")
+        found = next(filter(None, folders), "")
+        return f"{found}/counts.json" if found else ""
 
 
 def _text(path: Path, named_by: str) -> str:

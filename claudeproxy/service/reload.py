@@ -9,6 +9,7 @@ from twisted.application.service import Service
 from twisted.logger import Logger
 
 from claudeproxy.backends.gguf import UnusableModel
+from claudeproxy.backends.tokenizer import BadTokenizer
 from claudeproxy.routing.sources import SettingsError, Settled, changes
 from claudeproxy.service.proxy import Proxy
 from claudeproxy.service.reading import Reader, Unreadable
@@ -38,13 +39,13 @@ class ReloadOnHangup(Service):
         try:
             settled = self._reader.read()
             self._proxy.reload(settled.settings)
-        except (SettingsError, Unreadable, UnusableModel) as fault:
+        except (SettingsError, Unreadable, UnusableModel, BadTokenizer) as fault:
             for line in str(fault).splitlines():
                 self._log.error("reload refused, the old settings stay: {line}", line=line)
             return
         self._say_what_changed(settled)
         # What needs a restart is not in force, and must not be compared with the next time.
-        in_force = {each: getattr(self._settled.settings, each) for each in ("host", "port")}
+        in_force = {each: getattr(self._settled.settings, each) for each in ("host", "port", "state_file")}
         self._settled = evolve(settled, settings=evolve(settled.settings, **in_force))
 
     def _say_what_changed(self, settled: Settled) -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 from twisted.application.service import IService, MultiService
 
 from claudeproxy.backends.gguf import UnusableModel
+from claudeproxy.backends.tokenizer import BadTokenizer
 from claudeproxy.routing.sources import SettingsError
 from claudeproxy.service.observers import Logs
 from claudeproxy.service.options import Options
 from claudeproxy.service.proxy import CannotListen, Proxy
 from claudeproxy.service.reading import Reader, Unreadable
 from claudeproxy.service.reload import ReloadOnHangup
-from claudeproxy.service.workshop import check_embedded
+from claudeproxy.service.workshop import check_embedded, check_tokenizers
 
 __all__ = ["Daemon", "Options", "makeService"]
 
@@ -43,7 +44,8 @@ def makeService(options: Options) -> IService:
     try:
         settled = reader.read()
         check_embedded(settled.settings)
-    except (SettingsError, Unreadable, UnusableModel) as fault:
+        check_tokenizers(settled.settings)
+    except (SettingsError, Unreadable, UnusableModel, BadTokenizer) as fault:
         raise SystemExit(f"claudeproxy: {fault}") from None
     logs = Logs()
     proxy = Proxy(settled.settings, reactor, logs=logs)

@@ -8,22 +8,28 @@ from urllib.parse import urlsplit
 from attrs import define, evolve, field
 from twisted.application.service import IService
 from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
 
 from claudeproxy.backends.chat import ChatSpeech
 from claudeproxy.backends.client import BackendClient, Target
 from claudeproxy.backends.documents import DocumentReader
 from claudeproxy.backends.embedded import EmbeddedModel
+from claudeproxy.backends.generation import Limits
 from claudeproxy.backends.gguf import PACKAGED_SAMPLING, UnusableModel, check_gguf, find_gguf
 from claudeproxy.backends.interfaces import Backend
 from claudeproxy.backends.ollama import OllamaSpeech
 from claudeproxy.backends.passing import PassThrough, Place
 from claudeproxy.backends.responses import ResponsesSpeech
 from claudeproxy.backends.speech import Speech
+from claudeproxy.backends.tally import Tally
+from claudeproxy.backends.tokenizer import TokenizerFile, read_vocabulary
 from claudeproxy.backends.translating import Manner, TranslatingBackend
 from claudeproxy.routing.settings import BackendSettings, Settings
 from claudeproxy.routing.table import ModelTable
 from claudeproxy.service.observers import Logs
 from claudeproxy.translate.dialects import DIALECTS, Dialect, dialect_of_host
+from claudeproxy.translate.learning import Learned
+from claudeproxy.translate.prompt_size import PromptScale
 from claudeproxy.translate.translation import Policy
 from claudeproxy.web.live import Live
 
@@ -41,6 +47,17 @@ def check_embedded(settings: Settings) -> None:
                 raise UnusableModel(f"{name}: {fault}", fault.setting) from None
 
 
+def check_tokenizers(settings: Settings) -> None:
+    """Whether the tokenizer files that the settings name can be used. Raises `backends.tokenizer.BadTokenizer`."""
+    for backend in settings.backends:
+        for model, path in backend.tokenizers:
+            read_vocabulary(Path(path), f"backends.{backend.name}.tokenizers.{model}")
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
 @define(eq=False)
 class Workshop:
     """The one place that knows which class belongs to which provider."""
@@ -49,6 +66,11 @@ class Workshop:
     _logs: Logs
     _make_key: Callable[[], str]
     _new_id: Callable[[], str]
+    #: What was learned of models' counts; it outlives the backends.
+    learned: Learned = field(factory=Learned, init=False)
+    #: Called when something was learned.
+    changed: Callable[[], None] = field(default=_nothing, init=False)
+    _scale: PromptScale = field(factory=PromptScale, init=False)
     _documents: DocumentReader = field(factory=lambda: DocumentReader(deferToThread), init=False)
     _made: dict[BackendSettings, Backend] = field(factory=dict, init=False)
 
@@ -96,7 +118,8 @@ class Workshop:
             place,
             settings.repair,
             settings.context_window,
-            settings.timeout_ms / 1000,
+            _limits(settings),
+            self._tally(settings, self._logs.logger("backends")),
             self._client(settings),
             self._reactor,
             self._new_id,
@@ -125,7 +148,14 @@ class Workshop:
 
     def _manner(self, settings: BackendSettings, dialect: Dialect | None) -> Manner:
         policy = Policy(settings.server_tools == "drop", settings.unseen_images == "reject")
-        return Manner(settings.timeout_ms / 1000, dialect, dict(settings.cells), policy)
+        return Manner(_limits(settings), dialect, dict(settings.cells), policy, window=settings.context_window)
+
+    def _tally(self, settings: BackendSettings, log: Logger) -> Tally:
+        files = {
+            model: TokenizerFile(Path(path), f"backends.{settings.name}.tokenizers.{model}", deferToThread)
+            for model, path in settings.tokenizers
+        }
+        return Tally(settings.name, self.learned, self._scale, files, lambda: self.changed(), log=log)
 
     def _speaking(
         self,
@@ -144,6 +174,7 @@ class Workshop:
             locate,
             manner,
             self._documents,
+            self._tally(settings, log),
             self._reactor,
             self._new_id,
             log,
@@ -152,6 +183,10 @@ class Workshop:
 
     def _client(self, settings: BackendSettings) -> BackendClient:
         return BackendClient.over_network(settings.name, self._reactor, settings.connect_timeout_ms / 1000)
+
+
+def _limits(settings: BackendSettings) -> Limits:
+    return Limits(settings.timeout_ms / 1000, settings.first_token_ms / 1000, settings.total_ms / 1000)
 
 
 def _speech(settings: BackendSettings) -> Speech:

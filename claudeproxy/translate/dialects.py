@@ -85,6 +85,8 @@ class Dialect:
     starts_thinking: bool = False
 
     # ---- the window
+    #: A prompt that is too long is shortened without a word: the proxy refuses it first.
+    cuts_silently: bool = False
     #: Ollama: the window to ask for, in tokens; 0 for what the settings and the model itself say.
     num_ctx: int = 0
 
@@ -155,6 +157,7 @@ DIALECTS: dict[str, Dialect] = {
         ),
         Dialect(
             "lmstudio",
+            cuts_silently=True,
             top_k=True,
             schemas="grammar",
             schema_output="json_schema",
@@ -208,7 +211,7 @@ DIALECTS: dict[str, Dialect] = {
             reasoning_echo="thinking",
             include_usage=False,
         ),
-        Dialect("ollama-compat", schema_output="json_schema", reasoning_echo="reasoning"),
+        Dialect("ollama-compat", cuts_silently=True, schema_output="json_schema", reasoning_echo="reasoning"),
         Dialect("generic"),
     )
 }

@@ -8,11 +8,11 @@ from claudeproxy.model.events import Usage
 from claudeproxy.translate.usage import from_anthropic
 from claudeproxy.wire.json import NotJSON, decode
 from claudeproxy.wire.lines import LineTooLong
-from claudeproxy.wire.sse import EventReader
+from claudeproxy.wire.sse import EventReader, ServerSentEvent
 
 #: A JSON answer above this size, in bytes, is not looked into.
 _LONGEST = 1024 * 1024
-#: The events in which something is told; nothing else is decoded.
+#: The events in which something is told; of the others only their names are read.
 _TELLING = frozenset({"message_start", "message_delta", "error"})
 
 
@@ -26,6 +26,9 @@ class Overheard:
     usage: Usage | None = field(default=None, init=False)
     #: How the answer ended: its stop reason, or the type of its error; "" until that is told.
     outcome: str = field(default="", init=False)
+    #: A stream's message has begun; its last word is said.
+    begun: bool = field(default=False, init=False)
+    over: bool = field(default=False, init=False)
     _counts: dict[str, Any] = field(factory=dict, init=False)
     _events: EventReader | None = field(factory=EventReader, init=False)
     _text: list[bytes] = field(factory=list, init=False)
@@ -37,6 +40,8 @@ class Overheard:
             self._size += len(data)
             if self._size <= _LONGEST:
                 self._text.append(data)
+            else:
+                self._text.clear()
             return True
         if self._events is None:
             return False
@@ -45,16 +50,28 @@ class Overheard:
         except LineTooLong:
             self._events = None
             return False
-        for event in events:
-            if event.name in _TELLING:
-                self._hear(_object(event.data))
-        return any(event.name.startswith("content_block") for event in events)
+        return any([self._take(event) for event in events])
 
     def close(self) -> None:
         """The answer is over."""
-        if not self.streams and self._size <= _LONGEST:
+        if self.streams:
+            for event in () if self._events is None else self._events.close():
+                self._take(event)
+        elif self._size <= _LONGEST:
             self._hear(_object(b"".join(self._text)))
         self._text.clear()
+
+    def _take(self, event: ServerSentEvent) -> bool:
+        """One event of a stream; whether it is of a block of content."""
+        said = _object(event.data) if not event.name or event.name in _TELLING else {}
+        name = event.name or said.get("type")  # some servers leave the names to the data
+        if not isinstance(name, str):
+            return False
+        if name in _TELLING:
+            self._hear(said)
+        self.begun = self.begun or name == "message_start"
+        self.over = self.over or name in ("message_stop", "error")
+        return name.startswith("content_block")
 
     def _hear(self, said: dict[str, Any]) -> None:
         match said:

@@ -6,12 +6,11 @@ from urllib.parse import unquote
 
 from attrs import define, field, frozen
 
+from claudeproxy.translate.bounds import unheld
 from claudeproxy.wire.json import Raw, decode, encode
 
 #: Says which draft the schema is written in, and is refused by some servers.
 _NOWHERE = frozenset({"$schema", "$id", "$comment"})
-#: What a grammar compiler chokes on: expressions of another regex dialect, and repetitions that it writes out.
-_NOT_IN_GRAMMARS = _NOWHERE | {"pattern", "format", "minLength", "maxLength", "minItems", "maxItems"}
 #: Keywords whose value is data, not a schema.
 _VALUES = frozenset({"enum", "const", "default", "examples", "required"})
 #: Keywords whose value maps names of properties, which are no keywords.
@@ -65,10 +64,10 @@ def cleaning(schema: Any, profile: str) -> Cleaned:
 def _cleaned(schema: bytes, profile: str) -> Cleaned:
     root = decode(schema)
     most = max(_MOST_BROUGHT_IN, len(schema))
-    cleaner = _Cleaner(root, _NOT_IN_GRAMMARS if profile == "grammar" else _NOWHERE, most)
+    cleaner = _Cleaner(root, profile == "grammar", most)
     clean = cleaner.walk(root, (), 0)
     if cleaner.too_much and profile != "grammar":
-        cleaner = _Cleaner(root, _NOWHERE, most, keeps_references=True)
+        cleaner = _Cleaner(root, False, most, keeps_references=True)
         clean = cleaner.walk(root, (), 0)
     if not isinstance(clean, dict):
         clean = {}
@@ -111,7 +110,7 @@ _memory = Memory(_MOST_REMEMBERED)
 @define
 class _Cleaner:
     _root: Any
-    _unwanted: frozenset[str]
+    _for_grammar: bool
     _most: int
     _keeps_references: bool = False
     lost: list[str] = field(factory=list, init=False)
@@ -137,6 +136,7 @@ class _Cleaner:
                 beside = {key: value for key, value in schema.items() if key != "$ref"}
                 return self.walk(found | beside, (*followed, reference), depth + 1)
         clean: dict[str, Any] = {}
+        bounds = unheld(schema) if self._for_grammar else {}
         for key, value in schema.items():
             if key in ("$ref", "$defs", "definitions"):
                 if self._keeps_references and not (key == "$ref" and _resolve(self._root, value) is None):
@@ -144,8 +144,8 @@ class _Cleaner:
                 elif key == "$ref":  # it refers to itself or to nowhere: any value must do
                     self.lost.append(".$ref")
                 continue
-            if key in self._unwanted:
-                if key not in _NOWHERE:
+            if key in _NOWHERE or key in bounds:
+                if bounds.get(key):
                     self.lost.append(f".{key}")
                 continue
             if self._for_grammar and (key in _ONE_SCHEMA and isinstance(value, bool)):
@@ -181,10 +181,6 @@ class _Cleaner:
         if not isinstance(schemas, dict):
             return schemas
         return {name: self._schema(each, followed, depth) for name, each in schemas.items()}
-
-    @property
-    def _for_grammar(self) -> bool:
-        return self._unwanted is _NOT_IN_GRAMMARS
 
     def _schema(self, schema: Any, followed: tuple[str, ...], depth: int) -> Any:
         """A schema at a place where true and false are schemas too, which grammar compilers do not know."""
@@ -225,7 +221,9 @@ def fits_strict(schema: Any, deepest: int = _DEEPEST) -> bool:
     properties = schema.get("properties")
     if isinstance(properties, dict) or schema.get("type") == "object":
         names = set(properties) if isinstance(properties, dict) else set()
-        if schema.get("additionalProperties") is not False or set(schema.get("required") or ()) != names:
+        required = schema.get("required") or []
+        given = required if isinstance(required, list) and all(isinstance(each, str) for each in required) else [None]
+        if schema.get("additionalProperties") is not False or set(given) != names:
             return False
     inner = (each for key, each in schema.items() if key not in _VALUES)
     return deepest > 0 and all(fits_strict(each, deepest - 1) for each in inner)

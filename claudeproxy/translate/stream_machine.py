@@ -78,6 +78,11 @@ class StreamMachine:
         """Whether the backend named the end."""
         return self._done or self.reply.over
 
+    @property
+    def counted(self) -> int:
+        """The prompt's tokens as the backend itself counted them; 0 if it did not."""
+        return self._counted().prompt
+
     def begin(self) -> list[Event]:
         """Opens the message before the backend said anything."""
         self.reply.start(self._known())

@@ -10,7 +10,7 @@ its assistant turns, and what stands between two of them is rendered as a whole:
     the rest: text, images, documents           -> the same user message
     system messages, by the cell ``system_midway``
         keep -> messages of their own, after the results
-        fold -> a reminder in the user message; with no user message, at the end of the last ``tool`` message
+        fold -> a reminder in the user message; as long as there is none, at the end of the last ``tool`` message
 
 What was rendered once is rendered the same in every later request, so that the backend's prefix cache holds: nothing
 looks further ahead than to the end of its own stretch. So a turn of the model's that holds nothing to show, such as
@@ -144,12 +144,11 @@ class _Conversation:
                 self._user(pieces)
                 pieces = []
                 self.messages.append({"role": self._dialect.system_role, "content": text})
+            elif text and answered and not said:  # no reason for a user message, and its place if one comes later
+                self.messages[-1]["content"] += "\n\n" + reminder(text)
             elif text:
                 pieces.append(reminder(text))
-        if pieces and answered and not said:  # only reminders: no reason for a user message
-            self.messages[-1]["content"] += "\n\n" + text_of(pieces)
-        else:
-            self._user(pieces)
+        self._user(pieces)
 
     def _text(self, blocks: Iterable[Block]) -> str:
         """The texts of ``blocks``, at a place where chat messages have no room for anything else."""

@@ -1,7 +1,10 @@
 """The token counts of every dialect to one `Usage` (PROTOCOL 4.3)."""
 
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
+
+from attrs import evolve
 
 from claudeproxy.model.events import Usage
 
@@ -68,6 +71,15 @@ def from_anthropic(counts: Mapping[str, Any]) -> Usage:
         cache_creation=_whole(counts.get("cache_creation_input_tokens")),
         thinking=min(_whole(thinking), output) if thinking is not None else None,
     )
+
+
+def scaled(usage: Usage, factor: float) -> Usage:
+    """The same with a prompt that is ``factor`` times as long, for a client that believes in so much larger a window:
+    the part of it that is full is then the real one."""
+    if factor == 1.0:
+        return usage
+    input, read, written = (ceil(count * factor) for count in (usage.input, usage.cache_read, usage.cache_creation))
+    return evolve(usage, input=input, cache_read=read, cache_creation=written)
 
 
 def _whole(value: object) -> int:

@@ -2,14 +2,15 @@
 
 from typing import Any, Protocol
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.web.http import Request
 
-from claudeproxy.model.events import Event, Failed, MessageDelta, MessageStop, Ping, tells
+from claudeproxy.model.events import Event, Failed, MessageDelta, MessageStart, MessageStop, Ping, tells
 from claudeproxy.model.problems import Problem, stopping
 from claudeproxy.translate.message import MessageAssembly
+from claudeproxy.translate.usage import scaled
 from claudeproxy.web.exchange import Exchange
 from claudeproxy.web.tape import Tape
 from claudeproxy.wire.events import problem_json, stream_bytes
@@ -45,6 +46,8 @@ def cut(request: Request) -> None:
 class Answer(Protocol):
     """One way of giving a client the events of an answer."""
 
+    scale: float
+
     def deliver(self, events: list[Event]) -> None:
         """The next events; the last one is MessageStop or Failed."""
 
@@ -79,6 +82,16 @@ def _note(exchange: Exchange, events: list[Event], tape: Tape | None, now: float
                 exchange.outcome = event.problem.outcome
 
 
+def _told(events: list[Event], scale: float) -> list[Event]:
+    """The events as the client is told them."""
+    if scale == 1.0:
+        return events
+    return [
+        evolve(event, usage=scaled(event.usage, scale)) if isinstance(event, MessageStart | MessageDelta) else event
+        for event in events
+    ]
+
+
 @define(eq=False)
 class StreamAnswer:
     """Server-sent events (PROTOCOL 2).
@@ -91,6 +104,8 @@ class StreamAnswer:
     _exchange: Exchange
     _clock: IReactorTime
     _times: Times
+    #: By how much the prompt's counts are told larger than they are.
+    scale: float = field(default=1.0, init=False)
     _tape: Tape | None = field(default=None, init=False)
     _committed: bool = field(default=False, init=False)
     _written: float = field(default=0.0, init=False)
@@ -116,7 +131,7 @@ class StreamAnswer:
                 self._finish()
                 return
             self._commit()
-        self._request.write(stream_bytes(events, self._exchange.id))
+        self._request.write(stream_bytes(_told(events, self.scale), self._exchange.id))
         self._written = now
         if any(map(tells, events)):
             self._heard = now
@@ -203,6 +218,8 @@ class WholeAnswer:
     _exchange: Exchange
     _clock: IReactorTime
     _times: Times
+    #: By how much the prompt's counts are told larger than they are.
+    scale: float = field(default=1.0, init=False)
     _tape: Tape | None = field(default=None, init=False)
     _assembly: MessageAssembly = field(factory=MessageAssembly, init=False)
     _refused: Problem | None = field(default=None, init=False)
@@ -217,7 +234,7 @@ class WholeAnswer:
         if self._done.called or not events:
             return
         _note(self._exchange, events, self._tape, self._clock.seconds())
-        for event in events:
+        for event in _told(events, self.scale):
             self._assembly.add(event)
         last = events[-1]
         if isinstance(last, _LAST):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
 from hashlib import blake2b
+from math import ceil
 from typing import Any, ClassVar
 
 from attrs import define, field
@@ -71,12 +72,14 @@ class MessagesAPI:
         answer = self._answer(request, exchange, parsed.request, live)
         tape = self._orphan(request, exchange, data)
         if tape is not None:
+            answer.scale = tape.scale
             tape.play_to(answer, "msg_" + self._new_id())
         else:
             prepared = await backend.prepare(Call(parsed.request, letter, exchange.session), route.model)
             exchange.backend_model = printable(prepared.model)
             self._tell_losses(request, exchange, prepared.dropped + parsed.unknown, prepared.emulated)
             tape = self._tape(request, exchange, data, answer, live)
+            tape.scale = answer.scale = live.scale(prepared.window)
             message_id = "msg_" + self._new_id()
             tape.roll(backend.generate(prepared, message_id, parsed.request.model, tape.deliver))
         return await answer.carry(tape)
@@ -94,7 +97,7 @@ class MessagesAPI:
         count = await backend.count(Call(read_count(data).request, letter, exchange.session), route.model)
         exchange.backend_model = printable(count.model)
         request.setHeader("x-claudeproxy-count-source", count.source)
-        return answer_json(request, {"input_tokens": count.tokens})
+        return answer_json(request, {"input_tokens": ceil(count.tokens * live.scale(count.window))})
 
     @app.route("/v1/models", methods=["GET"], strict_slashes=False)
     async def models(self, request: Request) -> bytes:

@@ -1,12 +1,20 @@
 """A request as its client wrote it: its body whole and unpacked, its path without what was put in front."""
 
+import re
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Collection
 
 from twisted.web.http import Request
 
 from claudeproxy.backends.interfaces import Letter
 from claudeproxy.model.problems import Refusal, invalid_request, too_large
+
+#: Some editors write a mark before a text, which is no JSON, and may be ignored (RFC 8259 8.1).
+_MARKED_JSON = re.compile(BOM_UTF8 + rb"[ \t\r\n]*+\{")
+#: A gzip body is read in steps of so many bytes, and has at most so many members, so that hostile ones cost no time.
+_STEP = 16 * 1024
+_MOST_MEMBERS = 10_000
 
 
 def letter_of(request: Request, longest: int, keys: Collection[bytes] = ()) -> Letter:
@@ -24,9 +32,15 @@ def letter_of(request: Request, longest: int, keys: Collection[bytes] = ()) -> L
 
 
 def plain_path(segments: list[bytes]) -> list[bytes]:
-    """The path below any prefix: clients append ``/v1/messages`` to whatever their base URL is (PROTOCOL 1.1)."""
+    """The path below any prefix: clients append ``/v1/messages`` to whatever their base URL is (PROTOCOL 1.1).
+
+    Other paths are themselves, but for slashes at their end.
+    """
     if b"v1" not in segments:
-        return segments
+        end = len(segments)
+        while end > 1 and not segments[end - 1]:
+            end -= 1
+        return segments[:end]
     start = segments.index(b"v1")
     while segments[start + 1 : start + 2] == [b"v1"]:
         start += 1
@@ -34,7 +48,7 @@ def plain_path(segments: list[bytes]) -> list[bytes]:
 
 
 def body_of(request: Request, longest: int) -> bytes:
-    """The body as the client meant it, gzip undone. Raises `Refusal` above ``longest`` bytes, packed or not."""
+    """The body as the client meant it, gzip undone, without a mark before its JSON. Raises `Refusal` above ``longest`` bytes, packed or not."""
     if getattr(request, "oversized", False):
         raise _too_large(longest)
     body = b"" if request.content is None else request.content.read()
@@ -45,18 +59,29 @@ def body_of(request: Request, longest: int) -> bytes:
         raise Refusal(invalid_request(f"content-encoding: {encoding} is not supported; send the body plain or as gzip"))
     if len(body) > longest:
         raise _too_large(longest)
-    return body
+    return body[len(BOM_UTF8) :] if _MARKED_JSON.match(body) else body
 
 
 def _unpacked(body: bytes, longest: int) -> bytes:
-    unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
-    try:
-        plain = unpacker.decompress(body, longest + 1)
-    except zlib.error as fault:
-        raise Refusal(invalid_request(f"content-encoding: the body is not valid gzip: {fault}")) from None
-    if not unpacker.eof and len(plain) <= longest:
-        raise Refusal(invalid_request("content-encoding: the gzip body ends too early"))
-    return plain
+    """All members of a gzip body in one (RFC 1952 2.2); of more than ``longest`` bytes one too many is given."""
+    plain, place = bytearray(), 0
+    for _ in range(_MOST_MEMBERS):
+        unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        while not unpacker.eof:
+            if place >= len(body):
+                raise Refusal(invalid_request("content-encoding: the gzip body ends too early"))
+            packed = body[place : place + _STEP]  # what comes after a member is copied: never all of it
+            place += len(packed)
+            try:
+                plain += unpacker.decompress(packed, longest + 1 - len(plain))
+            except zlib.error as fault:
+                raise Refusal(invalid_request(f"content-encoding: the body is not valid gzip: {fault}")) from None
+            if len(plain) > longest:
+                return bytes(plain)
+        place -= len(unpacker.unused_data)
+        if place == len(body):
+            return bytes(plain)
+    raise Refusal(invalid_request(f"content-encoding: the gzip body has more than {_MOST_MEMBERS} members"))
 
 
 def _too_large(longest: int) -> Refusal:

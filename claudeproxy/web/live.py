@@ -18,6 +18,12 @@ class Live:
     table: ModelTable
     backends: Mapping[str, Backend]
 
+    def scale(self, window: int) -> float:
+        """By how much clients are told that a prompt is larger than it is, for a model with a ``window`` of so many
+        tokens (0 if nobody knows): never smaller."""
+        believed = self.settings.client_window
+        return max(1.0, believed / window) if believed and window else 1.0
+
     def route(self, model: str) -> tuple[Route, Backend]:
         """Where a request for ``model`` goes. Raises `Refusal` if it goes nowhere."""
         route = self.table.route(model)

@@ -1,6 +1,7 @@
 """The HTTP server's own part: requests with a bounded body, and no access log beside ours."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -14,6 +15,9 @@ from claudeproxy.model.problems import invalid_request
 from claudeproxy.wire.events import problem_json
 from claudeproxy.wire.json import encode
 
+#: RFC 9112 3.2.2: a request for a whole address, and its host, which counts for more than the header.
+_WHOLE_ADDRESS = re.compile(rb"https?://(?P<host>[^/?#]+)", re.IGNORECASE)
+
 
 class BoundedRequest(Request):
     """Keeps its body in memory, never in a file, and none of a body above the limit (STYLE P21).
@@ -26,13 +30,23 @@ class BoundedRequest(Request):
     #: In bytes. The site sets it for each connection.
     longest_body = 32 * 1024 * 1024
     _kept = 0
+    _content_types: Sequence[bytes] = ()
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         # Twisted would take the body of a form apart, for seconds and before the gate, and refuse one with a bare 400.
+        # It must not see what the body is, before `process`.
+        self._content_types = self.requestHeaders.getRawHeaders(b"content-type", ())
         self.requestHeaders.removeHeader(b"content-type")
+        whole = _WHOLE_ADDRESS.match(path)
+        if whole is not None:  # a client that takes us for its proxy; the address is the word that counts
+            self.requestHeaders.setRawHeaders(b"host", [whole["host"]])
+            rest = path[whole.end() :]
+            path = rest if rest.startswith(b"/") else b"/" + rest
         super().requestReceived(command, path, version)
 
     def process(self) -> None:
+        if self._content_types:
+            self.requestHeaders.setRawHeaders(b"content-type", self._content_types)
         if self.path == b"*":  # else answered without the gate
             self.path = self.uri = b"/*"
         super().process()

@@ -56,6 +56,8 @@ class Tape:
     _terms: Terms
     _orphanage: "Orphanage"
     _listener: Listener | None
+    #: By how much clients are told that the prompt is larger than it is.
+    scale: float = 1.0
     began: float = field(init=False)
     _generation: Generation | None = field(default=None, init=False)
     #: All events so far; None once a client has heard of the answer.

@@ -9,6 +9,7 @@ as for every JSON reader we know.
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 from attrs import frozen
 
@@ -35,12 +36,30 @@ _Cut = tuple[int, int]
 
 def with_model(body: bytes, model: str) -> bytes:
     """``body`` with ``model`` as the value of its top-level member ``model``, wherever that stands; none is added."""
-    written = encode(model)
-    pieces, kept = [], 0
-    for member in _members(body, _past(_BLANKS, body, 0), _sizes(body)):
-        if member.name == "model":
-            pieces += [body[kept : member.start], written]
+    return _written(body, {"model": encode(model)}, adds=False)
+
+
+def with_members(body: bytes, values: Mapping[str, Any]) -> bytes:
+    """``body`` with these ``values`` for its top-level members of the same names, wherever they stand; those that it
+    lacks are added after its last one."""
+    return _written(body, {name: encode(value) for name, value in values.items()}, adds=True)
+
+
+def _written(body: bytes, values: Mapping[str, bytes], adds: bool) -> bytes:
+    start = _past(_BLANKS, body, 0)
+    pieces, kept, last_end = [], 0, 0
+    missing = dict(values)
+    for member in _members(body, start, _sizes(body)):
+        last_end = member.end
+        if member.name in values:
+            pieces += [body[kept : member.start], values[member.name]]
             kept = member.end
+            missing.pop(member.name, None)
+    if adds and missing:
+        place = last_end or start + 1
+        added = b",".join(encode(name) + b":" + value for name, value in missing.items())
+        pieces += [body[kept:place], b"," if last_end else b"", added]
+        kept = place
     return b"".join([*pieces, body[kept:]])
 
 

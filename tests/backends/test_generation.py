@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Site
 
 from claudeproxy.backends.client import BackendClient
-from claudeproxy.backends.generation import Generation
+from claudeproxy.backends.generation import Generation, Limits
 from claudeproxy.model.events import Event, Failed, MessageStart, MessageStop, TextDelta, Usage
 from claudeproxy.model.problems import Problem, bad_gateway
 from tests.fakes.house import rendered
@@ -87,7 +87,7 @@ class GenerationCase(SynchronousTestCase):
         self.fake.plays(*scripts)
         client = BackendClient.over_network("box", self.network, 10)
         log = Logger("test", observer=self.logged.append)  # type: ignore[arg-type]
-        generation = Generation("box", Words(), self.deliver, self.network, PATIENCE, log)
+        generation = Generation("box", Words(), self.deliver, self.network, Limits(PATIENCE), log)
         generation.start(client.post("http://127.0.0.1:9000/v1/chat/completions", b"{}", {}))
         self.network.pump()
         return generation
@@ -256,7 +256,7 @@ class CancelTests(GenerationCase):
             await located
 
         log = Logger("test", observer=self.logged.append)  # type: ignore[arg-type]
-        generation = Generation("box", Words(), self.deliver, self.network, PATIENCE, log)
+        generation = Generation("box", Words(), self.deliver, self.network, Limits(PATIENCE), log)
         generation.start(opening())  # type: ignore[arg-type]
         generation.cancel()
         self.assertTrue(located.called)

@@ -271,7 +271,9 @@ class FailureTests(SynchronousTestCase):
     def test_overflow(self) -> None:
         """A prompt that does not fit is refused in the words that make Claude Code compact; nothing is cut."""
         house = self.house = OllamaHouse(num_ctx=50)
-        self.assertEqual(self.refused(400, messages=[{"role": "user", "content": "a" * 1000}]), "prompt is too long")
+        self.assertEqual(self.refused(400, messages=[{"role": "user", "content": "a " * 1000}]), "prompt is too long")
+        self.assertEqual(house.sent, [])
+        house.say(said("Yes."))
         self.assertEqual((house.sent[0]["truncate"], house.sent[0]["shift"]), (False, False))
 
     def test_overflow_with_numbers(self) -> None:

@@ -68,7 +68,9 @@ class TallyTests(SynchronousTestCase):
         return Deferred.fromCoroutine(self.tally.count(model, encode(asked), asked, size, ask))
 
     def best(self, text: str) -> Count:
-        return self.tally.best("m", encode(body(text)), self.tally.measure(body(text), ""))
+        size = self.tally.measure(body(text), "")
+        counting = self.tally.count("m", encode(body(text)), body(text), size, None)
+        return self.successResultOf(Deferred.fromCoroutine(counting))
 
     def test_exact(self) -> None:
         """The server's own count is the best; it is remembered, and teaches."""

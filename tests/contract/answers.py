@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.contract.parts import Call, End, Opened, Part, Text, Thought
 from tests.contract.stand import Stand
 from tests.fakes.callers import Caller
-from tests.fakes.scripts import Hang, Wait
+from tests.fakes.scripts import Hang, Script, Wait
 from tests.stream_checker import Checked, check_message, check_stream
 
 BASH = {"name": "Bash", "description": "Runs", "input_schema": {"type": "object"}}
@@ -42,6 +42,11 @@ class ContractCase(SynchronousTestCase):
         self.assertEqual(caller.status, 200, caller.raw)
         self.assertTrue(caller.ended)
         return check_stream(caller.body)
+
+    def assert_as_it_came(self, caller: Caller, script: Script) -> None:
+        """What the backend said is what the client got, to the byte, and it ends as that did."""
+        self.assertEqual((caller.status, caller.body), (script.status, script.body_bytes()))
+        self.assertEqual(caller.ended, script.ending == "clean")
 
     def so_far(self, caller: Caller) -> Checked:
         return check_stream(caller.body if caller.answered else b"", whole=False)

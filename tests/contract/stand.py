@@ -41,6 +41,9 @@ class Stand(House):
     tells_progress: ClassVar[bool] = False
     #: Whether stop sequences are the proxy's to find, not the backend's.
     stops_in_proxy: ClassVar[bool] = True
+    #: Whether its answers go to the client byte for byte. What the backend says of itself, how, and whether it says all
+    #: of it, is then its own affair; in the proxy's words is only what the proxy has to tell of itself.
+    passes_on: ClassVar[bool] = False
 
     fake: Any
 
@@ -96,10 +99,10 @@ class Stand(House):
         streams = fields.get("stream", True)
         return self.play(self.script(*parts) if streams else self.whole(*parts), **fields)
 
-    def play(self, script: Script, **fields: Any) -> Caller:
+    def play(self, script: Script, headers: Mapping[str, str] | None = None, **fields: Any) -> Caller:
         """A small request, answered with ``script``."""
         self.fake.plays(script)
-        return self.ask("POST", "/v1/messages", self.request(**fields))
+        return self.ask("POST", "/v1/messages", self.request(**fields), headers)
 
     def request(self, **fields: Any) -> dict[str, Any]:
         return body(**{"model": self.model, **fields})

@@ -1,7 +1,15 @@
 """One contract, every kind of backend (issue 4). A new kind is a `Stand` and two lines here."""
 
 from tests.contract import answers, endings
-from tests.contract.stands import GenericStand, LlamaStand, OllamaStand, ResponsesStand
+from tests.contract.stands import (
+    GenericStand,
+    LlamaMessagesStand,
+    LlamaStand,
+    OllamaStand,
+    RawStand,
+    RepairStand,
+    ResponsesStand,
+)
 
 
 class _Contract:
@@ -16,6 +24,7 @@ class _Contract:
         endings.Failures,
         endings.Truncation,
         endings.Leaving,
+        endings.Returning,
         endings.SlowReading,
     ):
         """The whole contract."""
@@ -43,3 +52,21 @@ class ResponsesTests(_Contract.All):
     """The Responses API."""
 
     kind = ResponsesStand
+
+
+class RepairTests(_Contract.All):
+    """Anthropic's API, its answers read and repaired."""
+
+    kind = RepairStand
+
+
+class LlamaMessagesTests(_Contract.All):
+    """llama.cpp's own /v1/messages, repaired."""
+
+    kind = LlamaMessagesStand
+
+
+class RawTests(_Contract.All):
+    """Anthropic's API, byte for byte."""
+
+    kind = RawStand

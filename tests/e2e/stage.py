@@ -75,19 +75,31 @@ class Stage:
             LANG="C.UTF-8",
         )
 
-    async def run(self, home: Path, answers: Callable[[Any], Script], *arguments: str, model: str = "seeing") -> Run:
-        """Claude Code in the folder `home`, to its end. In a thread, so that the reactor can serve the backend."""
+    async def run(
+        self,
+        home: Path,
+        answers: Callable[[Any], Script],
+        *arguments: str,
+        model: str = "seeing",
+        variables: Mapping[str, str] | None = None,
+        patience: float = PATIENCE,
+    ) -> Run:
+        """
+        Claude Code in the folder `home`, to its end. In a thread, so that the reactor can serve the backend.
+
+        `variables` are more of its environment.
+        """
         self.backend.answers = answers
         begun, seen = len(self.daemon.log), len(self.backend.chats)
         done = await deferToThread(
             lambda: subprocess.run(
                 [*self.within, *self.command(*arguments)],
-                env=self.variables(home, model),
+                env={**self.variables(home, model), **(variables or {})},
                 cwd=home,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
-                timeout=PATIENCE,
+                timeout=patience,
             )
         )
         asked = [received.json for received in self.backend.chats[seen:]]

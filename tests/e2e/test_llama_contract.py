@@ -4,6 +4,7 @@ What it says proves nothing, so small is the model; that it is asked, read, coun
 """
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.model
 
 @frozen
 class Provider:
-    """One of llama.cpp's own APIs."""
+    """One of llama.cpp's own APIs; ``name`` is the setting ``provider``."""
 
     name: str
     #: More settings of its backends, as lines of the file; and the end of the base URL.
@@ -45,9 +46,17 @@ class Provider:
 
 
 #: To try another API, add it here.
-PROVIDERS = (Provider("openai"), Provider("responses"))
+PROVIDERS = (
+    Provider("openai"),
+    Provider("responses"),
+    Provider("anthropic", settings="repair = true", base_path="", stops_reading=False),
+)
+#: The last one once more, byte for byte: here it is not judged, but compared.
+RAW = "raw"
 #: Seconds for a slot to be free again.
 PATIENCE = 5.0
+#: The same while it reads: it looks up only between two batches of the prompt, which take long on a busy machine.
+READING = 15.0
 #: Tokens of the window that both servers have.
 WINDOW = 4096
 BACKEND = """
@@ -96,6 +105,8 @@ def piers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pier]]
             url = urls[server] + provider.base_path
             name = f"{server}-{provider.name}"
             lines.append(BACKEND.format(name=name, provider=provider.name, url=url, settings=provider.settings))
+        lines.insert(1, f'{RAW} = "{RAW}/tiny"')
+        lines.append(BACKEND.format(name=RAW, provider="anthropic", url=urls["plain"], settings=""))
         (folder / "claudeproxy.toml").write_text("\n".join(lines))
         with running(folder, ["--config=claudeproxy.toml"]) as daemon:
             yield {provider.name: Pier(daemon, urls, provider) for provider in PROVIDERS}
@@ -206,12 +217,12 @@ def test_cancel_while_it_reads(pier: Pier) -> None:
     """A client that goes away while its prompt is still being read frees the slot, too."""
     if not pier.provider.stops_reading:
         pytest.skip("llama.cpp does not notice it in this API")
-    story = " ".join(f"The {pier.provider.name} ship number {number} sailed to the north." for number in range(250))
+    story = " ".join(f"The {pier.provider.name} ship number {number} sailed to the north." for number in range(160))
     asked = pier.body([{"role": "user", "content": story}], max_tokens=3000, stream=True)
     connection = pier.daemon.ask("POST", "/v1/messages", asked)
     wait_until("a busy slot", PATIENCE, pier.busy)
     connection.close()
-    wait_until("a free slot", PATIENCE, lambda: not pier.busy())
+    wait_until("a free slot", READING, lambda: not pier.busy())
 
 
 def test_overflow(pier: Pier) -> None:
@@ -240,3 +251,59 @@ def test_models(pier: Pier) -> None:
     listed = [each["id"] for each in pier.daemon.json("GET", "/v1/models?limit=100")["data"]]
     assert f"plain-{pier.provider.name}" in listed
     assert f"plain-{pier.provider.name}/tiny" in listed
+
+
+# ---- its own /v1/messages, byte for byte
+
+
+def both_ways(pier: Pier, path: str, body: dict[str, Any]) -> list[tuple[int, bytes]]:
+    """Status and body, through the proxy and from the server itself."""
+    place = urlsplit(pier.urls["plain"])
+    found = []
+    for host, port in (("127.0.0.1", pier.daemon.port), (place.hostname, place.port)):
+        connection = HTTPConnection(str(host), port, timeout=60)
+        headers = {"content-type": "application/json", "x-api-key": "secret"}
+        connection.request("POST", path, json.dumps({**body, "model": RAW}), headers)
+        answer = connection.getresponse()
+        found.append((answer.status, answer.read()))
+    return found
+
+
+def plain(said: bytes) -> bytes:
+    """Without what is new with each answer: ids, and how much of the prompt was still in the cache."""
+    said = re.sub(rb"(chatcmpl|msg)[-_][A-Za-z0-9]+", b"an-id", said)
+    return re.sub(rb'"(cache_read_input_tokens|input_tokens)":\d+', rb'"\1":0', said)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_raw_answers(piers: dict[str, Pier], stream: bool) -> None:
+    """An answer through the proxy is, to the byte, what the server says to whoever asks it directly."""
+    pier = piers["anthropic"]
+    body = {"max_tokens": 12, "temperature": 0, "messages": HELLO, "stream": stream}
+    (status, through), (direct_status, direct) = both_ways(pier, "/v1/messages?beta=true", body)
+    assert (status, direct_status) == (200, 200)
+    assert plain(through) == plain(direct)
+    assert (b"message_stop" in through) == stream
+
+
+def test_raw_refusals(piers: dict[str, Pier]) -> None:
+    """So is an error, and a count."""
+    for path, body in (
+        ("/v1/messages", {"max_tokens": 12, "messages": [{"role": "user", "content": "fish " * 6000}]}),
+        ("/v1/messages", {"max_tokens": 12, "messages": 7}),
+        ("/v1/messages/count_tokens", {"messages": HELLO}),
+    ):
+        through, direct = both_ways(piers["anthropic"], path, body)
+        assert through == direct
+        assert through[0] == (200 if "count" in path else direct[0])
+
+
+def test_raw_cancel(piers: dict[str, Pier]) -> None:
+    """A client that goes away while the model speaks frees its slot, with bytes passed on as well."""
+    pier = piers["anthropic"]
+    asked = {"model": RAW, "max_tokens": 3000, "messages": STORY, "stream": True}
+    connection = pier.daemon.ask("POST", "/v1/messages", asked)
+    connection.getresponse().read(400)
+    assert pier.busy()
+    connection.close()
+    wait_until("a free slot", PATIENCE, lambda: not pier.busy())

@@ -14,8 +14,9 @@ from claudeproxy.model.problems import Refusal
 from claudeproxy.translate.chat_request import to_chat
 from claudeproxy.translate.composer import Expected
 from claudeproxy.translate.dialects import CHAT_DIALECTS, DIALECTS, Dialect
-from claudeproxy.translate.estimate import prompt_tokens
+from claudeproxy.translate.learning import Learned
 from claudeproxy.translate.ollama_request import to_ollama
+from claudeproxy.translate.prompt_size import PromptScale
 from claudeproxy.translate.reply import Reply
 from claudeproxy.translate.responses_request import to_responses
 from claudeproxy.translate.translation import Policy, Translation
@@ -86,7 +87,7 @@ def attempt_with(bases: list[dict[str, Any]]) -> Any:
         sent = encode(found.body)
         assert isinstance(decode(sent), dict)
         assert all(isinstance(each, str) for each in found.dropped)
-        tokens = prompt_tokens(found.body, len(sent))
+        tokens = Learned().estimate("fake", "m", PromptScale().measure(found.body, dialect.name)).tokens
         assert tokens >= 0
         Expected.of("fake", tokens, 4096, request, found, dialect)
         if is_web_search(request):

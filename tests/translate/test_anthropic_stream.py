@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from copy import deepcopy
 from itertools import count
 from random import Random
 from typing import Any
@@ -541,7 +542,7 @@ def damaged(draw: st.DrawFn) -> list[dict[str, Any]]:
                 inner = [each for each in event.values() if isinstance(each, dict)]
                 target = draw(st.sampled_from([event, *inner]))
                 if target:
-                    target[draw(st.sampled_from(sorted(target)))] = draw(st.sampled_from(JUNK))
+                    target[draw(st.sampled_from(sorted(target)))] = deepcopy(draw(st.sampled_from(JUNK)))
     return list(found)
 
 

@@ -11,7 +11,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from claudeproxy.model.problems import Refusal
 from claudeproxy.translate.chat_request import to_chat
 from claudeproxy.translate.dialects import DIALECTS, Dialect, dialect_of_host
-from claudeproxy.translate.estimate import prompt_tokens
 from claudeproxy.translate.translation import Translation
 from claudeproxy.wire.json import encode
 from claudeproxy.wire.requests import parse_messages
@@ -184,16 +183,3 @@ class DialectTests(SynchronousTestCase):
             self.assertEqual(dialect.name, name)
         for host in ("localhost", "127.0.0.1", "notopenrouter.ai", "api.openai.com.evil.example", "fuzz.ai", ""):
             self.assertIsNone(dialect_of_host(host), host)
-
-
-class EstimateTests(SynchronousTestCase):
-    """`prompt_tokens`."""
-
-    @given(st.integers(0, 10**7), st.integers(0, 100))
-    def test_grows(self, size: int, count: int) -> None:
-        """It is at least 1 and grows with the bytes and with the messages."""
-        few: dict[str, Any] = {"messages": [{}] * count}
-        many: dict[str, Any] = {"messages": [{}] * (count + 1)}
-        self.assertGreaterEqual(prompt_tokens(few, size), 1)
-        self.assertGreater(prompt_tokens(many, size), prompt_tokens(few, size))
-        self.assertGreater(prompt_tokens(few, size + 100), prompt_tokens(few, size))

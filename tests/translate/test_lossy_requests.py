@@ -210,8 +210,8 @@ class DroppedTests(SynchronousTestCase):
 
     def test_keywords(self) -> None:
         """What a grammar cannot hold of a tool's schema, or of the answer's, is named by its keyword, once."""
-        inner = {"type": "string", "pattern": "^a$", "format": "uri", "$comment": "x", "minimum": 1}
-        schema = SCHEMA | {"properties": {"a": inner, "b": inner, "pattern": {"maxLength": 3}}}
+        inner = {"type": "string", "pattern": "^a", "format": "tel", "$comment": "x", "minLength": 1}
+        schema = SCHEMA | {"properties": {"a": inner, "b": inner, "pattern": {"maxLength": 3000}}}
         keywords = ("pattern", "format", "maxLength")
         found = chat("llama.cpp", tools=[tool(input_schema=schema)])
         self.assertEqual(found.dropped, tuple(f"tools.input_schema.{each}" for each in keywords))

@@ -22,7 +22,6 @@ RECORDINGS = {path.stem: path for path in (Path(__file__).parent.parent / "recor
 SEARCH = "2.1.330-web-search"
 
 EFFORT, THOUGHTS = "output_config.effort", "messages.thinking"
-COUNTS = ("tools.input_schema.minItems", "tools.input_schema.maxItems")
 #: The dialects that have a word for an effort, and those that take earlier thoughts of another model back as a text.
 EFFORTS = {"llama.cpp", "vllm", "lmstudio", "openrouter", "deepseek"}
 ECHOES = {name for name, each in DIALECTS.items() if each.reasoning_echo not in ("", "reasoning_details")}
@@ -38,8 +37,6 @@ def expected(name: str, dialect: str) -> set[str]:
         lost.add(THOUGHTS)
     if with_history and dialect == "deepseek":
         lost.add("image")
-    if name == "2.1.330-first" and DIALECTS[dialect].schemas == "grammar":
-        lost.update(COUNTS)
     return lost
 
 

@@ -49,6 +49,31 @@ class BodyTests(SynchronousTestCase):
         for data in (b"", b"{}", packed[:-1], packed[:20], damaged, zlib.compress(ASKED)):
             self.assertIn("content-encoding", self.assert_refused(self.post(data, "gzip"), 400))
 
+    def test_members_of_gzip(self) -> None:
+        """A gzip body may have several members, which are one text (RFC 1952 2.2)."""
+        half = len(ASKED) // 2
+        packed = gzip.compress(ASKED[:half]) + gzip.compress(b"") + gzip.compress(ASKED[half:])
+        check_message(self.post(packed, "gzip").json)
+        for rest in (b"{}", packed[:-1], packed[:4]):
+            self.house.fake.received.clear()
+            self.assertIn("content-encoding", self.assert_refused(self.post(packed + rest, "gzip"), 400))
+
+    def test_limit_of_members(self) -> None:
+        """The limit holds for all members together, and a body of nothing but members is given up."""
+        packed = gzip.compress(b" " * (MB // 4))
+        self.assertIn("body_limit_mb", self.assert_refused(self.post(packed * 4 + gzip.compress(ASKED), "gzip"), 413))
+        started = time.process_time()
+        self.assertIn("members", self.assert_refused(self.post(gzip.compress(b"") * (MB // 20), "gzip"), 400))
+        self.assertLess(time.process_time() - started, 2)
+
+    def test_byte_order_mark(self) -> None:
+        """A byte order mark before the JSON is ignored (RFC 8259 8.1), packed or not."""
+        marked = b"\xef\xbb\xbf" + ASKED
+        for data, encoding in ((marked, None), (b"\xef\xbb\xbf \n" + ASKED, None), (gzip.compress(marked), "gzip")):
+            check_message(self.post(data, encoding).json)
+        self.house.fake.received.clear()
+        self.assert_refused(self.post(b"\xef\xbb\xbf" + marked), 400)
+
     def test_other_encodings(self) -> None:
         """Another encoding is refused by name."""
         for name in ("br", "deflate", "gzip, br"):

@@ -21,6 +21,22 @@ class NoHTTPTests(SynchronousTestCase):
             self.assertEqual(check_error(caller.json, 400).type, "invalid_request_error", data[:40])
             self.assertTrue(caller.headers["request-id"].startswith("req_"))
 
+    def test_whole_address(self) -> None:
+        """A request for a whole address goes by its path, below any prefix too (RFC 9112 3.2.2)."""
+        house = House()
+        for address in ("http://127.0.0.1:8080/v1/models", "HTTPS://localhost/team/v1/models?limit=1"):
+            self.assertIn("data", house.ask("GET", address).json, address)
+        for address in ("http://localhost/health", "http://localhost", "http://localhost?x"):
+            self.assertEqual(house.ask("GET", address).status, 200, address)
+
+    def test_whole_address_of_another(self) -> None:
+        """Its host is the one that is checked, whatever the header says; without a host the header is."""
+        house = House()
+        for address in ("http://evil.example/v1/models", "http://localhost@evil.example/v1/models"):
+            caller = house.ask("GET", address, headers={"host": "localhost"})
+            self.assertEqual(check_error(caller.json, 403).type, "permission_error", address)
+        self.assertEqual(house.ask("GET", "http:///v1/models", headers={"host": "evil.example"}).status, 403)
+
     def test_star(self) -> None:
         """The path * is none of ours."""
         house = House()

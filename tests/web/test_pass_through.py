@@ -58,6 +58,19 @@ class RequestTests(PassThroughCase):
         house.ask("POST", "/team/v1/v1/messages", ODD)
         self.assertEqual(house.fake.received[-1].path, "/v1/messages")
 
+    def test_content_type(self) -> None:
+        """What the client says that its body is arrives, and nobody here takes a form apart."""
+        house = self.house()
+        for kind in ("multipart/form-data; boundary=x", "application/json; charset=utf-8"):
+            self.post(house, content_type=kind)
+            self.assertEqual(self.headers(house)["content-type"], kind)
+
+    def test_byte_order_mark(self) -> None:
+        """A mark before the JSON stays behind: no server expects it."""
+        house = self.house(models={"claude-sonnet-*": "other model"})
+        self.post(house, b"\xef\xbb\xbf" + ODD)
+        self.assertEqual(house.fake.received[-1].body, ODD.replace(b'"claude-sonnet-4-5"', b'"other model"'))
+
     def test_model_map(self) -> None:
         """The model map changes the model's name, and not one byte beside it."""
         house = self.house(models={"claude-sonnet-*": "other model"})

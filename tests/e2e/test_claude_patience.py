@@ -1,0 +1,426 @@
+"""
+The real Claude Code waits: for a backend that is mute for long, and for an answer that it had given up before.
+
+The times are settings of the proxy, and small here. `test_sixteen_minutes` takes the default ones.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted  # type: ignore[import-untyped]
+from attrs import field, frozen
+from twisted.internet.defer import Deferred, gatherResults
+
+from tests.e2e.daemon import ROOT, Daemon, clean_environment, running, wait_until, without_network
+from tests.e2e.parts import PARTS
+from tests.e2e.stage import Run, Stage, by_turns, calls, news, stage
+from tests.e2e.test_claude_code import Screen, terminal
+from tests.e2e.test_claude_tools import SETTINGS, answers, encoded, shell, shown
+from tests.e2e.test_embedded_child import COMMAND, orders
+from tests.fakes.scripts import Script, Send, Wait, reasoning, text
+
+pytestmark = pytest.mark.claude
+
+#: Pings and signs of life come soon.
+LIVELY = "grace_ms = 500\nping_ms = 500\nliveness_ms = 2000\n" + SETTINGS
+#: Nothing comes before the model's own words, and whoever leaves after a second is waited for.
+SPEECHLESS = "grace_ms = 60000\ninterrupt_ms = 1000\nlinger_ms = 15000\n" + SETTINGS
+#: The same, but for the message's start.
+CURT = "grace_ms = 0\nping_ms = 60000\nliveness_ms = 3000\ninterrupt_ms = 1000\nlinger_ms = 15000\n" + SETTINGS
+#: Every event that the client gets, a line each.
+EVENTS = ("--output-format", "stream-json", "--verbose", "--include-partial-messages")
+UNTHINKING = {"MAX_THINKING_TOKENS": "0"}
+ALLOWED = ("--allowedTools", "Bash")
+
+
+def late(script: Script, seconds: float) -> Script:
+    """The same, after a silence without even headers."""
+    return Script(steps=[Wait(seconds), *script.steps])
+
+
+@frozen
+class Play:
+    """A conversation whose first answer is waited for; if it is a call, the second one ends it."""
+
+    question: str
+    first: Script
+    #: What the client prints.
+    said: str
+    #: The kind of the empty deltas that it waits by: thinking if the request thinks.
+    sign: str
+    #: The first answer, as the backend is to see it ever after.
+    remembered: Mapping[str, Any]
+    turns: int = 1
+    model: str = "seeing"
+    variables: Mapping[str, str] = field(factory=dict)
+
+    def backend(self, mute: float) -> Callable[[Any], Script]:
+        rest = [text("It is noted.")] * (self.turns - 1)
+        return by_turns(late(self.first, mute), *rest, text("Later."))
+
+
+def remembered_call(command: str) -> dict[str, Any]:
+    _, arguments = shell(command)
+    function = {"name": "Bash", "arguments": json.dumps(arguments, separators=(",", ":"))}
+    return {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "call_0", "type": "function", "function": function}],
+    }
+
+
+PLAYS = {
+    "text": Play(
+        "How deep is the harbour?",
+        text("Nine ", "fathoms."),
+        "Nine fathoms.",
+        "thinking_delta",
+        {"role": "assistant", "content": "Nine fathoms."},
+    ),
+    "text, unthinking": Play(
+        "How wide is the harbour?",
+        text("Ninety ", "fathoms."),
+        "Ninety fathoms.",
+        "text_delta",
+        {"role": "assistant", "content": "Ninety fathoms."},
+        variables=UNTHINKING,
+    ),
+    "thoughts": Play(
+        "How old is the harbour?",
+        reasoning(["Let me ", "see."], ["Nine ", "centuries."]),
+        "Nine centuries.",
+        "thinking_delta",
+        {"role": "assistant", "content": "Nine centuries.", "reasoning_content": "Let me see."},
+        model="thinking",
+    ),
+    "call": Play(
+        "Note the tide.",
+        calls(shell("echo high >> tide.txt")),
+        "It is noted.",
+        "thinking_delta",
+        remembered_call("echo high >> tide.txt"),
+        turns=2,
+    ),
+    "call, unthinking": Play(
+        "Note the wind.",
+        calls(shell("echo west >> wind.txt")),
+        "It is noted.",
+        "text_delta",
+        remembered_call("echo west >> wind.txt"),
+        turns=2,
+        variables=UNTHINKING,
+    ),
+}
+
+
+@frozen
+class Wake:
+    """What a play left behind: the first run, and the one that went on with it."""
+
+    folder: Path
+    first: Run
+    second: Run
+
+
+def perform(theatre: Stage, folder: Path, names: Sequence[str], mute: float) -> dict[str, Wake]:
+    """All of them at once: they wait most of the time."""
+    backends = {PLAYS[name].question: PLAYS[name].backend(mute) for name in names}
+
+    def backend(body: Any) -> Script:
+        [asked] = [question for question in backends if question in shown(body["messages"])]
+        return backends[asked](body)
+
+    async def wake(name: str) -> Wake:
+        play = PLAYS[name]
+        home = folder / name.replace(", ", "-")
+        home.mkdir()
+
+        async def run(*arguments: str) -> Run:
+            return await theatre.run(
+                home,
+                backend,
+                *("-p", *arguments, *EVENTS, *ALLOWED),
+                model=play.model,
+                variables=play.variables,
+                patience=mute + 120,
+            )
+
+        return Wake(home, await run(play.question), await run("And then?", "--continue"))
+
+    wakes = pytest_twisted.blockon(gatherResults([Deferred.fromCoroutine(wake(name)) for name in names]))
+    return dict(zip(names, wakes, strict=True))
+
+
+def own(play: Play, run: Run) -> list[Any]:
+    """What the backend was asked in this play; others ran at the same time."""
+    return [body for body in run.asked if play.question in shown(body["messages"])]
+
+
+def lines(run: Run) -> list[Any]:
+    return [json.loads(line) for line in run.said.splitlines()]
+
+
+def result(run: Run) -> str:
+    assert run.status == 0, run
+    return str(lines(run)[-1]["result"])
+
+
+def empty_deltas(run: Run) -> list[str]:
+    """The kinds of the deltas without content that the client saw."""
+    deltas = [line["event"].get("delta", {}) for line in lines(run) if line["type"] == "stream_event"]
+    return [delta["type"] for delta in deltas if "" in (delta.get("text"), delta.get("thinking"))]
+
+
+def check(play: Play, wake: Wake) -> None:
+    """One request for one answer, the right one, and a conversation that shows nothing of the wait."""
+    assert result(wake.first) == play.said
+    assert [len(answers(body)) for body in own(play, wake.first)] == list(range(play.turns))
+    signs = empty_deltas(wake.first)
+    assert signs.count(play.sign) >= 3
+    if play.model == "seeing":  # there the model itself does not think
+        assert set(signs) == {play.sign}
+    assert result(wake.second) == "Later."
+    bodies = [body for run in (wake.first, wake.second) for body in run.asked if play.question in shown(body)]
+    last = max(bodies, key=lambda body: len(body["messages"]))
+    for earlier, later in pairwise(bodies):
+        if len(later["messages"]) > len(earlier["messages"]):
+            assert encoded(later["messages"]).startswith(encoded(earlier["messages"])[:-1])
+    assert answers(last)[0] == play.remembered
+    assert len(answers(last)) == play.turns
+    assert "And then?" in shown(news(last))
+
+
+MUTE = 12.0
+
+
+@pytest.fixture(scope="module")
+def lively(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with stage(tmp_path_factory.mktemp("lively"), LIVELY) as built:
+        yield built
+
+
+@pytest.fixture(scope="module")
+def wakes(lively: Stage, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Wake]:
+    return perform(lively, tmp_path_factory.mktemp("wakes"), list(PLAYS), MUTE)
+
+
+@pytest.mark.parametrize("name", PLAYS)
+def test_a_mute_backend(wakes: dict[str, Wake], name: str) -> None:
+    """A long silence before the answer costs one request, and leaves no trace in the conversation, which goes on.
+
+    Whatever the answer is: text, thoughts or a call, in a request that thinks or one that does not.
+    """
+    check(PLAYS[name], wakes[name])
+
+
+def test_calls_are_run_once(wakes: dict[str, Wake]) -> None:
+    """A call that was waited for is run, and but once."""
+    assert (wakes["call"].folder / "tide.txt").read_text() == "high\n"
+    assert (wakes["call, unthinking"].folder / "wind.txt").read_text() == "west\n"
+
+
+def ask(theatre: Stage, home: Path, backend: Callable[[Any], Script], question: str, **variables: str) -> Run:
+    """One question, its events printed."""
+    return pytest_twisted.blockon(  # type: ignore[no-any-return]
+        Deferred.fromCoroutine(theatre.run(home, backend, "-p", question, *EVENTS, variables=variables))
+    )
+
+
+def came_whole(run: Run) -> bool:
+    """Whether the client got the last answer as one message: it shows what it streams piece by piece."""
+    *_, last, _ = lines(run)
+    return bool(last["type"] == "assistant")
+
+
+def joined(run: Run) -> list[bool]:
+    """For each answer that arrived, whether a retry had joined it."""
+    return [" joined " in line for line in run.log.splitlines() if " 200 end_turn " in line]
+
+
+def test_whole_answer(lively: Stage, tmp_path: Path) -> None:
+    """A stream that fails after signs of life is asked for again without `stream`, and waited for with blanks."""
+    broken = Send(b'data: {"error":{"message":"out of memory","type":"server_error","code":500}}\n\n')
+    scripts = iter([Script(steps=[Wait(4), broken]), late(text("Here I am."), 6)])
+    run = ask(lively, tmp_path, lambda _: next(scripts), "Where are you?")
+    assert result(run) == "Here I am."
+    assert len(run.asked) == 2
+    assert came_whole(run)
+
+
+def test_a_retry_joins(tmp_path: Path) -> None:
+    """A client that gives up and asks again is given the answer that runs already, as often as it does so."""
+    home = tmp_path / "home"
+    home.mkdir()
+    with stage(tmp_path, SPEECHLESS) as theatre:
+        backend = by_turns(late(text("Worth the wait."), 8))
+        run = ask(theatre, home, backend, "Are you there?", API_TIMEOUT_MS="3000")
+    assert result(run) == "Worth the wait."
+    assert len(run.asked) == 1
+    assert " client_gone " in run.log
+    assert joined(run) == [True]
+
+
+@pytest.mark.slow
+def test_a_retry_without_stream_joins(tmp_path: Path) -> None:
+    """A client that gives up a stream and asks for the same without one is given the answer that runs already."""
+    home = tmp_path / "home"
+    home.mkdir()
+    least = "10000"  # that 2.1.330 takes
+    with stage(tmp_path, CURT) as theatre:
+        backend = by_turns(late(text("Worth the wait."), 20))
+        run = ask(theatre, home, backend, "Are you there?", CLAUDE_BYTE_STREAM_IDLE_TIMEOUT_MS=least)
+    assert result(run) == "Worth the wait."
+    assert len(run.asked) == 1
+    assert joined(run) == [True]
+    assert came_whole(run)
+
+
+@pytest.mark.slow
+def test_sixteen_minutes(tmp_path: Path) -> None:
+    """With nothing configured a backend may be mute for sixteen minutes: there is one request, and the answer."""
+    with stage(tmp_path, SETTINGS) as theatre:
+        wakes = perform(theatre, tmp_path, list(PLAYS), 16 * 60)
+    for name, wake in wakes.items():
+        check(PLAYS[name], wake)
+
+
+# ---- the screen, and a real llama.cpp that somebody looks into
+
+#: Starts the server that its arguments name, hands it the orders and tells its address, then all that its slot does.
+WATCH = """
+import json, subprocess, sys, time
+from http.client import HTTPConnection
+child = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+child.stdin.write(sys.stdin.buffer.readline())
+child.stdin.flush()
+line = child.stdout.readline()
+print(line.decode().strip(), flush=True)
+place = json.loads(line)
+before = None
+while True:
+    connection = HTTPConnection(place["host"], place["port"], timeout=60)
+    connection.request("GET", "/slots", headers={"Authorization": "Bearer secret"})
+    [slot] = json.loads(connection.getresponse().read())
+    connection.close()
+    [token] = slot.get("next_token") or [{}]
+    seen = {
+        "busy": slot["is_processing"],
+        "read": slot.get("n_prompt_tokens_processed", 0),
+        "said": token.get("n_decoded", 0),
+    }
+    if seen != before:
+        print(json.dumps({"at": time.monotonic(), **seen}), flush=True)
+    before = seen
+    time.sleep(0.02)
+"""
+
+
+@frozen
+class Lookout:
+    """A llama.cpp server, what its slot did so far, and a proxy in front of it."""
+
+    daemon: Daemon
+    within: Sequence[str]
+    _seen: Path
+
+    @property
+    def seen(self) -> list[Any]:
+        return [json.loads(line) for line in self._seen.read_text().splitlines()[1:] if line.endswith("}")]
+
+    def since(self, moment: float) -> list[Any]:
+        return [each for each in self.seen if each["at"] > moment]
+
+
+@pytest.fixture(scope="module")
+def lookout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lookout]:
+    folder = tmp_path_factory.mktemp("lookout")
+    seen = folder / "seen"
+    with without_network() as within, seen.open("wb") as out:
+        command = [*within, sys.executable, "-c", WATCH, *COMMAND]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, cwd=ROOT) as watch:
+            assert watch.stdin is not None
+            watch.stdin.write(orders())
+            watch.stdin.flush()
+            try:
+                wait_until("the server", 60, lambda: b"\n" in seen.read_bytes())
+                place = json.loads(seen.read_text().splitlines()[0])
+                variables = {
+                    "PROVIDER": "openai",
+                    "PROVIDER_BASE_URL": f"http://{place['host']}:{place['port']}/v1",
+                    "PROVIDER_API_KEY": "secret",
+                    "DEFAULT_MODEL": "tiny",
+                }
+                with running(folder / "proxy", variables=variables, within=within) as daemon:
+                    daemon.logged("speaks llama.cpp", 30)
+                    yield Lookout(daemon, within, seen)
+            finally:
+                watch.kill()
+
+
+@contextmanager
+def conversation(lookout: Lookout, home: Path, question: str, system: str = "Be kind.") -> Iterator[Screen]:
+    """Claude Code on a terminal, just asked; the system prompt may be too long for tmux's command line."""
+    (home / "system").write_text(system)
+    settled = {"hasCompletedOnboarding": True, "projects": {str(home): {"hasTrustDialogAccepted": True}}}
+    (home / ".claude.json").write_text(json.dumps(settled))
+    command = f"exec {PARTS['claude'].place} --bare --tools '' --system-prompt \"$(cat system)\" -- '{question}'"
+    variables = clean_environment(
+        home,
+        ANTHROPIC_BASE_URL=lookout.daemon.url,
+        ANTHROPIC_API_KEY="none",
+        ANTHROPIC_MODEL="tiny",
+        CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
+        DISABLE_TELEMETRY="1",
+        TERM="xterm-256color",
+        LANG="C.UTF-8",
+    )
+    with terminal(lookout.within, ["sh", "-c", command], variables, home) as screen:
+        screen.answer_questions()
+        yield screen
+
+
+def seconds_to_stop(lookout: Lookout, screen: Screen) -> float:
+    """From Escape to a free slot."""
+    pressed = time.monotonic()
+    screen.press("Escape")
+    wait_until("a free slot", 60, lambda: not lookout.seen[-1]["busy"])
+    return float(next(each["at"] for each in lookout.since(pressed) if not each["busy"]) - pressed)
+
+
+@pytest.mark.tmux
+@pytest.mark.model
+def test_escape_in_prefill(lookout: Lookout, tmp_path: Path) -> None:
+    """Escape while the prompt is read frees the model's slot within 2 s.
+
+    The server looks up from its work between two batches of the prompt. On a busy machine one that began, and the
+    one that follows, may take longer than that.
+    """
+    begun, moment = len(lookout.daemon.log), time.monotonic()
+    with conversation(lookout, tmp_path, "hello", "alpha beta " * 2500) as screen:
+        wait_until("prefill", 60, lambda: lookout.seen[-1]["busy"] and lookout.seen[-1]["read"] >= 512)
+        took = seconds_to_stop(lookout, screen)
+        lookout.daemon.logged(r"POST /v1/messages 200 client_gone \S+ tiny -> \S+ (?!first)", after=begun)
+    signs = [each for each in lookout.since(moment) if each["busy"]]
+    batch = max(later["at"] - earlier["at"] for earlier, later in pairwise(signs))
+    assert took < max(2.0, 2.5 * batch), signs
+    assert not any(each["said"] for each in signs)
+
+
+@pytest.mark.tmux
+@pytest.mark.model
+def test_escape_in_the_answer(lookout: Lookout, tmp_path: Path) -> None:
+    """Escape while the answer comes frees the model's slot within 1 s."""
+    begun = len(lookout.daemon.log)
+    with conversation(lookout, tmp_path, "hello, write a very long story about a lighthouse") as screen:
+        wait_until("an answer", 60, lambda: lookout.seen[-1]["busy"] and lookout.seen[-1]["said"] > 3, 0.01)
+        took = seconds_to_stop(lookout, screen)
+        lookout.daemon.logged(r"POST /v1/messages 200 client_gone \S+ tiny -> \S+ first ", after=begun)
+    assert took < 1.0

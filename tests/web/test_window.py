@@ -1,0 +1,135 @@
+"""The truth about the window, through the whole proxy (issue 5, part 2)."""
+
+import json
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.fakes.callers import Caller
+from tests.fakes.house import House, body
+from tests.fakes.openai import Hang, Script, json_body, silent, text
+from tests.fakes.scripts import chunk
+from tests.stream_checker import check_error, check_stream
+
+PROPS = {
+    "default_generation_settings": {"n_ctx": 8192},
+    "modalities": {"vision": False},
+    "chat_template_caps": {"supports_tools": True},
+}
+
+
+def prose(words: int) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": "word " * words}]
+
+
+class WindowTests(SynchronousTestCase):
+    """A llama.cpp with a window of 8,192 tokens that counts ``counted`` tokens."""
+
+    counted = 3000
+
+    def setUp(self) -> None:
+        self.house = self.make()
+
+    def make(self, **settings: Any) -> House:
+        others = {
+            ("GET", "/props"): lambda _: json_body(PROPS),
+            ("POST", "/v1/chat/completions/input_tokens"): lambda _: json_body({"input_tokens": self.counted}),
+            ("GET", "/health"): lambda _: json_body({"status": "ok"}),
+        }
+        house = House("llama.cpp", others=others, **settings)
+        house.pass_time(2)
+        return house
+
+    def ask(self, words: int, **fields: Any) -> Caller:
+        self.house.fake.plays(text("Hello"))
+        return self.house.ask("POST", "/v1/messages", body(messages=prose(words), **fields))
+
+    def sent(self) -> list[dict[str, Any]]:
+        return [json.loads(each.body) for each in self.house.fake.received if each.path == "/v1/chat/completions"]
+
+    def counts(self) -> int:
+        return sum(each.path.endswith("/input_tokens") for each in self.house.fake.received)
+
+    def test_clamped(self) -> None:
+        """`max_tokens` is what is left of the window."""
+        check_stream(self.ask(100, max_tokens=128_000).body)
+        self.assertIn(self.sent()[0]["max_tokens"], range(7900, 8192))
+        self.ask(100, max_tokens=1000)
+        self.assertEqual(self.sent()[1]["max_tokens"], 1000)
+        self.assertEqual(self.counts(), 0, "far from the window an estimate is good enough")
+
+    def test_near(self) -> None:
+        """Near the window it is counted exactly."""
+        self.counted = 7000
+        check_stream(self.ask(6800, max_tokens=128_000).body)
+        self.assertEqual(self.sent()[0]["max_tokens"], 8192 - 7000)
+        self.assertEqual(self.counts(), 1)
+
+    def test_too_long(self) -> None:
+        """A prompt that cannot fit is answered at once with true numbers, and never sent."""
+        self.counted = 8300
+        problem = check_error(self.ask(8000).json, 400)
+        self.assertEqual(problem.message, f"prompt is too long: 8300 tokens > {8192 - 64} maximum")
+        self.assertEqual(self.sent(), [])
+
+    def test_unreachable_count(self) -> None:
+        """Where the exact count cannot be had, what surely cannot fit is refused all the same."""
+        self.house.fake.others[("POST", "/v1/chat/completions/input_tokens")] = lambda _: json_body({}, status=500)
+        self.assertEqual(check_error(self.ask(30_000).json, 400).message, "prompt is too long")
+
+    def test_settings_win(self) -> None:
+        """The settings' window is the last word."""
+        self.house = House("generic", {"context_window": 1000})
+        self.assertEqual(check_error(self.ask(5000).json, 400).message, "prompt is too long")
+
+    def test_usage_learns(self) -> None:
+        """What a finished answer counted makes the next estimate better; the count says where it is from."""
+        house = self.house = House("generic")
+        asked = {"model": "m", "messages": prose(500)}
+        counted = house.ask("POST", "/v1/messages/count_tokens", asked)
+        self.assertEqual(counted.headers["x-claudeproxy-count-source"], "estimate")
+        usage = {"prompt_tokens": 620, "completion_tokens": 1}
+        script = Script(steps=[chunk({"content": "a"}, finish="stop"), chunk(None, usage=usage)])
+        house.fake.plays(script)
+        check_stream(house.ask("POST", "/v1/messages", body(model="m", messages=prose(500))).body)
+        again = house.ask("POST", "/v1/messages/count_tokens", asked)
+        self.assertEqual(again.headers["x-claudeproxy-count-source"], "learned")
+        self.assertIn(again.json["input_tokens"], range(600, 640))
+
+    def test_believed_window(self) -> None:
+        """Who believes in a larger window is told of a prompt that is as much larger; the log keeps the truth."""
+        self.house = self.make(client_window=81_920)
+        counted = self.house.ask("POST", "/v1/messages/count_tokens", {"model": "m", "messages": prose(9)})
+        self.assertEqual(counted.json, {"input_tokens": 30_000})
+        usage = {"prompt_tokens": 200, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 150}}
+        for stream in (True, False):
+            self.house.fake.plays(Script(steps=[chunk({"content": "a"}, finish="stop"), chunk(None, usage=usage)]))
+            caller = self.house.ask("POST", "/v1/messages", body(stream=stream))
+            message = check_stream(caller.body).message if stream else caller.json
+            told = message["usage"]
+            self.assertEqual(
+                (told["input_tokens"], told["cache_read_input_tokens"], told["output_tokens"]), (500, 1500, 7)
+            )
+            self.assertEqual(self.house.request_lines[-1]["input_tokens"], 50)
+
+    def test_dead_while_waiting(self) -> None:
+        """A server that dies without a word while it is waited for ends the wait; one that lives does not."""
+        self.house.fake.plays(silent())
+        caller = self.house.ask("POST", "/v1/messages", body())
+        self.house.pass_time(600)
+        self.assertFalse(caller.ended)
+        self.house.network.listeners.clear()
+        self.house.pass_time(25)
+        self.assertTrue(caller.ended)
+        self.assertEqual(check_stream(caller.body).error.type, "overloaded_error")
+
+    def test_limits(self) -> None:
+        """The wait for the first token, and the whole answer, may be limited."""
+        self.house = House("generic", {"first_token_ms": 30_000})
+        caller = self.house.chat(silent())
+        self.house.pass_time(31)
+        self.assertIn("did not begin", check_stream(caller.body).error.message)
+        self.house = House("generic", {"total_ms": 30_000})
+        caller = self.house.chat(Script(steps=[chunk({"content": "a"}), Hang()]))
+        self.house.pass_time(31)
+        self.assertIn("did not finish", check_stream(caller.body).error.message)
