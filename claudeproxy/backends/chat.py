@@ -6,7 +6,7 @@ from typing import Any
 from attrs import frozen
 
 from claudeproxy.backends.client import BackendClient, Target
-from claudeproxy.backends.counting import count_on_llama
+from claudeproxy.backends.counting import count_on_llama, count_on_vllm
 from claudeproxy.backends.generation import Machine
 from claudeproxy.backends.recognition import Recognised, recognise
 from claudeproxy.backends.speech import Headers
@@ -52,4 +52,9 @@ class ChatSpeech:
     async def count(
         self, client: BackendClient, target: Target, headers: Headers, body: Mapping[str, Any], dialect: Dialect
     ) -> int | None:
-        return await count_on_llama(client, target, headers, body) if dialect.counting == "llama.cpp" else None
+        match dialect.counting:
+            case "llama.cpp":
+                return await count_on_llama(client, target, headers, body)
+            case "vllm":
+                return await count_on_vllm(client, target, headers, body)
+        return None

@@ -21,6 +21,28 @@ async def count_on_llama(
     return await _rendered_and_tokenized(client, target, headers, asked)
 
 
+#: Of a chat request's fields those that decide how vLLM renders it.
+_RENDERED = (
+    "model",
+    "messages",
+    "tools",
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template_kwargs",
+)
+
+
+async def count_on_vllm(
+    client: BackendClient, target: Target, headers: Mapping[str, str], body: Mapping[str, Any]
+) -> int | None:
+    """vLLM's exact count of the rendered prompt, tools included; None from a gateway that hides it. Raises `Refusal`."""
+    asked = {"add_generation_prompt": True} | {name: body[name] for name in _RENDERED if name in body}
+    status, said = await client.ask(f"{target.root}/tokenize", encode(asked), headers)
+    if status == 200 and isinstance(said, dict) and isinstance(said.get("count"), int):
+        return int(said["count"])
+    return None
+
+
 async def _rendered_and_tokenized(
     client: BackendClient, target: Target, headers: Mapping[str, str], asked: Mapping[str, Any]
 ) -> int | None:

@@ -9,35 +9,31 @@ from functools import partial
 from typing import Any
 
 from attrs import define, evolve, field, frozen
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.web.iweb import IResponse
 
 from claudeproxy.backends.client import BackendClient
 from claudeproxy.backends.generation import Generation, Limits
 from claudeproxy.backends.interfaces import Call, Count, Deliver, Forwarder, Letter, Offer, Prepared
-from claudeproxy.backends.shared import Shared
+from claudeproxy.backends.kindred import ask_kindred, is_hosted
+from claudeproxy.backends.profile import Facts
+from claudeproxy.backends.recognition import Recognised
+from claudeproxy.backends.recovery import FRESH, FRESH_HOSTED, Acquaintance, in_words
 from claudeproxy.backends.tally import Tally
 from claudeproxy.model.problems import Refusal
 from claudeproxy.translate.anthropic_stream import AnthropicStream
 from claudeproxy.translate.chat_request import to_chat
 from claudeproxy.translate.composer import Expected
 from claudeproxy.translate.dialects import DIALECTS
-from claudeproxy.translate.forwarding import VERSION, Header, credentials, headers_on
+from claudeproxy.translate.forwarding import Header, headers_on
 from claudeproxy.translate.names import Names
 from claudeproxy.translate.prompt_size import Size, texture_of
 from claudeproxy.translate.reply import Reply
 from claudeproxy.translate.signatures import PREFIX
 from claudeproxy.translate.translation import Policy, used_ids
-from claudeproxy.wire.json import decode, encode
-from claudeproxy.wire.splice import with_model, without_thinking
+from claudeproxy.wire.splice import with_members, with_model, without_thinking
 
-#: No server gives more models at once.
-_LIST = b"/v1/models?limit=1000"
-#: How long, in seconds, a list of models may be waited for, and how long it is believed.
-LIST_TIME = 2.0
 #: For sizes only: what most servers would be sent.
 _ANY = DIALECTS["generic"]
 _LENIENT = Policy(drop_server_tools=True)
@@ -69,10 +65,13 @@ class PassThrough:
     _clock: IReactorTime
     _unique: Callable[[], str]
     _log: Logger
-    _list: Shared[Sequence[Offer]] = field(init=False)
+    _acquaintance: Acquaintance = field(init=False)
+    #: The server's own entries in its list, by the model.
+    _entries: Mapping[str, Mapping[str, Any]] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._list = Shared(self._ask_for_list, self._clock, LIST_TIME)
+        lasting = FRESH_HOSTED if is_hosted(self._place.root) else FRESH
+        self._acquaintance = Acquaintance(self.name, self._recognise, _described, self._clock, self._log, lasting)
 
     @property
     def forwarder(self) -> Forwarder | None:
@@ -80,13 +79,12 @@ class PassThrough:
         return None if self._repairs else self
 
     async def forward(self, letter: Letter, model: str) -> IResponse:
-        body = self._edited(letter.body, model)
-        return await self._client.send(letter.method, self._url(letter.target), body, self._headers(letter))
+        return await self._send(letter, self._edited(letter.body, model))
 
     async def prepare(self, call: Call, model: str) -> Prepared:
         body = self._edited(call.letter.body, model)
         if not call.request.stream:  # only a stream can be cancelled; the answer is put together here
-            body = encode({**decode(body), "stream": True})
+            body = with_members(body, {"stream": True})
         size = self._size(call, model)
         estimate = self._tally.estimate(model, size).tokens
         window = await self._window_of(model)
@@ -109,8 +107,7 @@ class PassThrough:
         machine = AnthropicStream(Reply(message_id, model), expected, self._unique)
         heard = self._tally.listener(prepared.model, size, machine, deliver)
         generation = Generation(self.name, machine, heard, self._clock, self._limits, self._log)
-        url = self._url(letter.target)
-        generation.start(self._client.send(b"POST", url, prepared.body, self._headers(letter)))
+        generation.start(self._send(letter, prepared.body))
         return generation
 
     async def count(self, call: Call, model: str) -> Count:
@@ -120,15 +117,17 @@ class PassThrough:
         return evolve(count, window=await self._window_of(model))
 
     async def offers(self) -> Sequence[Offer]:
-        return await self._list.get() or []
+        offered = await self._acquaintance.offered()
+        return [self._offer(name, facts) for name, facts in offered.items()]
 
     def describe(self) -> str:
         return f"{self.name} at {self._place.root}"
 
     def start(self) -> None:
-        Deferred.fromCoroutine(self.offers()).addErrback(self._log_failure)
+        self._acquaintance.start()
 
     async def close(self) -> None:
+        self._acquaintance.stop()
         await self._client.close()
 
     async def _ask_for_count(self, letter: Letter, body: bytes) -> int | None:
@@ -163,31 +162,27 @@ class PassThrough:
         own = [pair for pair in letter.headers if pair[0].lower() in (b"x-api-key", b"authorization")]
         return headers_on(letter.headers, "") + own
 
-    async def _window_of(self, model: str) -> int:
-        if self._window:
-            return self._window
-        return next((offer.window for offer in await self.offers() if offer.model == model), 0)
-
-    async def _ask_for_list(self) -> Sequence[Offer] | None:
-        headers = [VERSION, *credentials(self._place.key)]
+    async def _send(self, letter: Letter, body: bytes) -> IResponse:
         try:
-            status, said = await self._client.question(b"GET", self._url(_LIST), None, headers)
+            return await self._client.send(letter.method, self._url(letter.target), body, self._headers(letter))
         except Refusal:
-            return None
-        data = said.get("data") if status == 200 and isinstance(said, dict) else None
-        entries = data if isinstance(data, list) else []
-        return [self._offer(each) for each in entries if isinstance(each, dict) and isinstance(each.get("id"), str)]
+            self._acquaintance.doubt()
+            raise
 
-    def _offer(self, entry: Mapping[str, Any]) -> Offer:
-        """An entry of Anthropic's list is kept whole; one of OpenAI's shape only tells a name."""
-        window, longest = (entry.get(name) for name in ("max_input_tokens", "max_tokens"))
-        as_told = entry if entry.get("type") == "model" and "display_name" in entry else {}
-        return Offer(
-            entry["id"],
-            self._window or (window if isinstance(window, int) else 0),
-            longest if isinstance(longest, int) else 0,
-            as_told=as_told,
-        )
+    def _offer(self, model: str, facts: Facts) -> Offer:
+        entry = self._entries.get(model, {})
+        if entry and self._window:
+            entry = {**entry, "max_input_tokens": self._window}
+        return Offer(model, self._window or facts.window, facts.cells.get("max_output", 0), as_told=entry)
 
-    def _log_failure(self, failure: Failure) -> None:
-        self._log.failure("asking backend {backend} for its models failed", failure=failure, backend=self.name)
+    async def _window_of(self, model: str) -> int:
+        return self._window or (await self._acquaintance.facts(model)).window
+
+    async def _recognise(self) -> Recognised:
+        found = await ask_kindred(self._client, self._place.root, self._place.key)
+        self._entries = found.entries
+        return found.recognised
+
+
+def _described(found: Recognised) -> str:
+    return in_words(found, "Anthropic's API")

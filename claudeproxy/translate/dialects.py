@@ -103,8 +103,8 @@ class Dialect:
     timings_per_token: bool = False
     #: vLLM: usage on every chunk, likewise.
     continuous_usage: bool = False
-    #: Where exact counts come from: ``llama.cpp``, or nowhere.
-    counting: str = ""
+    #: Whose way of counting exactly the server has; "" for none.
+    counting: str = field(default="", validator=in_(("", "llama.cpp", "vllm")))
 
 
 DIALECTS: dict[str, Dialect] = {
@@ -154,6 +154,7 @@ DIALECTS: dict[str, Dialect] = {
             thinking="template",
             reasoning_echo="reasoning",
             continuous_usage=True,
+            counting="vllm",
         ),
         Dialect(
             "lmstudio",

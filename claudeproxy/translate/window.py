@@ -47,8 +47,9 @@ class Fit:
             return
         surely = self._at_most if self.cuts_silently else self._at_least
         if surely > self.largest:
-            sure = self.source == "exact"
-            raise Refusal(prompt_too_long(self.tokens, self.largest) if sure else prompt_too_long())
+            if self.source != "exact":
+                raise Refusal(prompt_too_long())
+            raise Refusal(prompt_too_long(self.tokens, self.window if self.tokens > self.window else self.largest))
 
     @property
     def left(self) -> int | None:

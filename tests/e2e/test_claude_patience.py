@@ -29,12 +29,16 @@ from tests.fakes.scripts import Script, Send, Wait, reasoning, text
 
 pytestmark = pytest.mark.claude
 
-#: Pings and signs of life come soon.
-LIVELY = "grace_ms = 500\nping_ms = 500\nliveness_ms = 2000\n" + SETTINGS
-#: Nothing comes before the model's own words, and whoever leaves after a second is waited for.
-SPEECHLESS = "grace_ms = 60000\ninterrupt_ms = 1000\nlinger_ms = 15000\n" + SETTINGS
-#: The same, but for the message's start.
-CURT = "grace_ms = 0\nping_ms = 60000\nliveness_ms = 3000\ninterrupt_ms = 1000\nlinger_ms = 15000\n" + SETTINGS
+#: Ways to set a proxy, in milliseconds.
+PROXIES = {
+    "default": "",
+    # Pings and signs of life come soon.
+    "lively": "grace_ms = 500\nping_ms = 500\nliveness_ms = 2000\n",
+    # Nothing comes before the model's own words, and whoever leaves after a second is waited for.
+    "speechless": "grace_ms = 60000\ninterrupt_ms = 1000\nlinger_ms = 15000\n",
+    # The same, but for the start of a message, or a blank.
+    "curt": "grace_ms = 0\nping_ms = 60000\nliveness_ms = 3000\ninterrupt_ms = 1000\nlinger_ms = 15000\n",
+}
 #: Every event that the client gets, a line each.
 EVENTS = ("--output-format", "stream-json", "--verbose", "--include-partial-messages")
 UNTHINKING = {"MAX_THINKING_TOKENS": "0"}
@@ -130,9 +134,9 @@ class Wake:
     second: Run
 
 
-def perform(theatre: Stage, folder: Path, names: Sequence[str], mute: float) -> dict[str, Wake]:
-    """All of them at once: they wait most of the time."""
-    backends = {PLAYS[name].question: PLAYS[name].backend(mute) for name in names}
+async def perform(theatre: Stage, folder: Path, mute: float) -> dict[str, Wake]:
+    """All plays at once: they wait most of the time."""
+    backends = {play.question: play.backend(mute) for play in PLAYS.values()}
 
     def backend(body: Any) -> Script:
         [asked] = [question for question in backends if question in shown(body["messages"])]
@@ -155,8 +159,8 @@ def perform(theatre: Stage, folder: Path, names: Sequence[str], mute: float) -> 
 
         return Wake(home, await run(play.question), await run("And then?", "--continue"))
 
-    wakes = pytest_twisted.blockon(gatherResults([Deferred.fromCoroutine(wake(name)) for name in names]))
-    return dict(zip(names, wakes, strict=True))
+    wakes = await gatherResults([Deferred.fromCoroutine(wake(name)) for name in PLAYS])
+    return dict(zip(PLAYS, wakes, strict=True))
 
 
 def own(play: Play, run: Run) -> list[Any]:
@@ -198,20 +202,25 @@ def check(play: Play, wake: Wake) -> None:
     assert "And then?" in shown(news(last))
 
 
-MUTE = 12.0
-
-
 @pytest.fixture(scope="module")
-def lively(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with stage(tmp_path_factory.mktemp("lively"), LIVELY) as built:
+def theatre(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """A proxy that is set in one of these ways."""
+    with stage(tmp_path_factory.mktemp("proxy"), PROXIES[request.param] + SETTINGS) as built:
         yield built
 
 
+def through(proxy: str) -> pytest.MarkDecorator:
+    """Which proxy a test is for."""
+    return pytest.mark.parametrize("theatre", [proxy], indirect=True)
+
+
 @pytest.fixture(scope="module")
-def wakes(lively: Stage, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Wake]:
-    return perform(lively, tmp_path_factory.mktemp("wakes"), list(PLAYS), MUTE)
+def wakes(theatre: Stage, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Wake]:
+    waited = perform(theatre, tmp_path_factory.mktemp("wakes"), 12)
+    return pytest_twisted.blockon(Deferred.fromCoroutine(waited))  # type: ignore[no-any-return]
 
 
+@through("lively")
 @pytest.mark.parametrize("name", PLAYS)
 def test_a_mute_backend(wakes: dict[str, Wake], name: str) -> None:
     """A long silence before the answer costs one request, and leaves no trace in the conversation, which goes on.
@@ -221,17 +230,53 @@ def test_a_mute_backend(wakes: dict[str, Wake], name: str) -> None:
     check(PLAYS[name], wakes[name])
 
 
+@through("lively")
 def test_calls_are_run_once(wakes: dict[str, Wake]) -> None:
     """A call that was waited for is run, and but once."""
     assert (wakes["call"].folder / "tide.txt").read_text() == "high\n"
     assert (wakes["call, unthinking"].folder / "wind.txt").read_text() == "west\n"
 
 
-def ask(theatre: Stage, home: Path, backend: Callable[[Any], Script], question: str, **variables: str) -> Run:
-    """One question, its events printed."""
-    return pytest_twisted.blockon(  # type: ignore[no-any-return]
-        Deferred.fromCoroutine(theatre.run(home, backend, "-p", question, *EVENTS, variables=variables))
-    )
+@through("lively")
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_whole_answer(theatre: Stage, tmp_path: Path) -> None:
+    """A stream that fails after signs of life is asked for again without `stream`, and waited for with blanks."""
+    broken = Send(b'data: {"error":{"message":"out of memory","type":"server_error","code":500}}\n\n')
+    scripts = iter([Script(steps=[Wait(4), broken]), late(text("Here I am."), 6)])
+    run = await theatre.run(tmp_path, lambda _: next(scripts), "-p", "Where are you?", *EVENTS)
+    assert result(run) == "Here I am."
+    assert len(run.asked) == 2
+    assert came_whole(run)
+
+
+@through("speechless")
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_a_retry_joins(theatre: Stage, tmp_path: Path) -> None:
+    """A client that gives up and asks again is given the answer that runs already, as often as it does so."""
+    backend = by_turns(late(text("Worth the wait."), 8))
+    hasty = {"API_TIMEOUT_MS": "3000"}
+    run = await theatre.run(tmp_path, backend, "-p", "Are you there?", *EVENTS, variables=hasty)
+    check_joined(run)
+
+
+@pytest.mark.slow
+@through("curt")
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_a_retry_without_stream_joins(theatre: Stage, tmp_path: Path) -> None:
+    """A client that gives up a stream and asks for the same without one is given the answer that runs already."""
+    backend = by_turns(late(text("Worth the wait."), 20))
+    hasty = {"CLAUDE_BYTE_STREAM_IDLE_TIMEOUT_MS": "10000"}  # the least that 2.1.330 takes; 2.1.197 takes none
+    run = await theatre.run(tmp_path, backend, "-p", "Are you there?", *EVENTS, variables=hasty)
+    check_joined(run)
+    assert came_whole(run)
+
+
+def check_joined(run: Run) -> None:
+    """One request to the backend, though the client sent it more than once."""
+    assert result(run) == "Worth the wait."
+    assert len(run.asked) == 1
+    assert " client_gone " in run.log
+    assert [" joined " in line for line in run.log.splitlines() if " 200 end_turn " in line] == [True]
 
 
 def came_whole(run: Run) -> bool:
@@ -240,55 +285,12 @@ def came_whole(run: Run) -> bool:
     return bool(last["type"] == "assistant")
 
 
-def joined(run: Run) -> list[bool]:
-    """For each answer that arrived, whether a retry had joined it."""
-    return [" joined " in line for line in run.log.splitlines() if " 200 end_turn " in line]
-
-
-def test_whole_answer(lively: Stage, tmp_path: Path) -> None:
-    """A stream that fails after signs of life is asked for again without `stream`, and waited for with blanks."""
-    broken = Send(b'data: {"error":{"message":"out of memory","type":"server_error","code":500}}\n\n')
-    scripts = iter([Script(steps=[Wait(4), broken]), late(text("Here I am."), 6)])
-    run = ask(lively, tmp_path, lambda _: next(scripts), "Where are you?")
-    assert result(run) == "Here I am."
-    assert len(run.asked) == 2
-    assert came_whole(run)
-
-
-def test_a_retry_joins(tmp_path: Path) -> None:
-    """A client that gives up and asks again is given the answer that runs already, as often as it does so."""
-    home = tmp_path / "home"
-    home.mkdir()
-    with stage(tmp_path, SPEECHLESS) as theatre:
-        backend = by_turns(late(text("Worth the wait."), 8))
-        run = ask(theatre, home, backend, "Are you there?", API_TIMEOUT_MS="3000")
-    assert result(run) == "Worth the wait."
-    assert len(run.asked) == 1
-    assert " client_gone " in run.log
-    assert joined(run) == [True]
-
-
 @pytest.mark.slow
-def test_a_retry_without_stream_joins(tmp_path: Path) -> None:
-    """A client that gives up a stream and asks for the same without one is given the answer that runs already."""
-    home = tmp_path / "home"
-    home.mkdir()
-    least = "10000"  # that 2.1.330 takes
-    with stage(tmp_path, CURT) as theatre:
-        backend = by_turns(late(text("Worth the wait."), 20))
-        run = ask(theatre, home, backend, "Are you there?", CLAUDE_BYTE_STREAM_IDLE_TIMEOUT_MS=least)
-    assert result(run) == "Worth the wait."
-    assert len(run.asked) == 1
-    assert joined(run) == [True]
-    assert came_whole(run)
-
-
-@pytest.mark.slow
-def test_sixteen_minutes(tmp_path: Path) -> None:
+@through("default")
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_sixteen_minutes(theatre: Stage, tmp_path: Path) -> None:
     """With nothing configured a backend may be mute for sixteen minutes: there is one request, and the answer."""
-    with stage(tmp_path, SETTINGS) as theatre:
-        wakes = perform(theatre, tmp_path, list(PLAYS), 16 * 60)
-    for name, wake in wakes.items():
+    for name, wake in (await perform(theatre, tmp_path, 16 * 60)).items():
         check(PLAYS[name], wake)
 
 

@@ -89,7 +89,7 @@ def test_reload(tmp_path: Path) -> None:
     backend = '[backends.main]\nprovider = "openai"\nbase_url = "http://127.0.0.1:1/v1"\n'
     file.write_text(f'default_model = "first"\n{backend}')
     with running(tmp_path, [f"--config={file}"]) as daemon:
-        assert names(daemon) == ["first"]
+        assert names(daemon) == ["first", "anthropic/first"]
 
         file.write_text(f'default_model = "second"\nport = 9\n{backend}[models]\nhaiku = "small"\n')
         daemon.signal(signal.SIGHUP)
@@ -125,7 +125,7 @@ def test_reload_of_what_the_environment_pins(tmp_path: Path) -> None:
         daemon.signal(signal.SIGHUP)
         daemon.logged(r"settings reloaded; changed: ping_ms$|settings reloaded; changed: ping_ms\n")
         daemon.logged(r"default_model of the settings file has no effect: it is pinned by the environment")
-        assert names(daemon) == ["pinned"]
+        assert names(daemon) == ["pinned", "anthropic/pinned"]
 
 
 # ---- the end
@@ -245,7 +245,7 @@ def test_port_taken(tmp_path: Path, in_front: bool) -> None:
     [
         ({"PORT": "80800"}, "PORT"),
         ({"LOG_LEVEL": "loud"}, "LOG_LEVEL"),
-        ({"PROVIDER": "anthropic"}, "anthropic"),
+        ({"PROVIDER": "nobody"}, "anthropic"),
         ({"MODEL_MAP_JSON": "{"}, "MODEL_MAP_JSON"),
         ({"HOST": "0.0.0.0"}, "CLAUDEPROXY_KEYS|keys"),
         ({"LOCAL_GGUF": "nowhere.gguf"}, "nowhere.gguf"),

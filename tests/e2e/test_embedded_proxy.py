@@ -132,9 +132,10 @@ def test_prompt_too_long(proxy: Daemon, stream: bool) -> None:
 
 
 def test_models(proxy: Daemon) -> None:
-    """The embedded model is the one that is offered."""
+    """The embedded model is the one that is offered, with an alias for Claude Code's picker, and its window."""
     offered = proxy.json("GET", "/v1/models?limit=1000")
-    assert [each["id"] for each in offered["data"]] == ["smollm2-135m-instruct"]
+    assert [each["id"] for each in offered["data"]] == ["smollm2-135m-instruct", "anthropic/smollm2-135m-instruct"]
+    assert [each["max_input_tokens"] for each in offered["data"]] == [8192, 8192]
     assert proxy.json("GET", "/v1/models/smollm2-135m-instruct")["type"] == "model"
 
 

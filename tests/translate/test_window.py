@@ -30,6 +30,7 @@ class FitTests(SynchronousTestCase):
         """A prompt that leaves no room for an answer is refused with its true numbers, one that does is not."""
         words = self.refusal(Fit(8065, "exact", 8192, 32_000))
         self.assertEqual(words, "prompt is too long: 8065 tokens > 8064 maximum")
+        self.assertEqual(self.refusal(Fit(9000, "exact", 8192)), "prompt is too long: 9000 tokens > 8192 maximum")
         Fit(8064, "exact", 8192, 32_000).check()
 
     def test_short_answers(self) -> None:

@@ -5,9 +5,19 @@ import json
 import time
 import tracemalloc
 import zlib
+from typing import Any
 
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
 
+from claudeproxy.backends.interfaces import Letter
+from claudeproxy.web.bodies import letter_of
+from claudeproxy.web.site import ProxySite
 from tests.fakes.callers import Caller
 from tests.fakes.house import House, body
 from tests.stream_checker import check_error, check_message
@@ -94,6 +104,29 @@ class BodyTests(SynchronousTestCase):
         self.assertLess(time.process_time() - started, 0.2)
         parts = self.house.ask("POST", "/v1/messages", ASKED, {"content-type": "multipart/form-data"})
         self.assertEqual(parts.status, 200)
+
+    def test_forms_to_pass_on(self) -> None:
+        """Whoever passes a form on has it as it came, and knows what it is."""
+        letters: list[Letter] = []
+
+        class Taking(Resource):
+            isLeaf = True
+
+            def render(self, request: Any) -> bytes:
+                letters.append(letter_of(request, MB))
+                return b""
+
+        channel = ProxySite(Taking(), lambda: MB, lambda: "1", Clock()).buildProtocol(IPv4Address("TCP", "a", 1))
+        channel.makeConnection(StringTransport())
+        form = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n\xef\xbb\xbfhi\r\n--x--\r\n'
+        head = (
+            b"POST /v1/files HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: "
+        )
+        channel.dataReceived(head + b"%d\r\n\r\n" % len(form) + form)
+        channel.connectionLost(Failure(ConnectionDone()))
+        (letter,) = letters
+        self.assertEqual((letter.target, letter.body), (b"/v1/files", form))
+        self.assertIn((b"Content-Type", b"multipart/form-data; boundary=x"), letter.headers)
 
     def test_limit_of_chunks(self) -> None:
         """The same for a body that comes in chunks and does not tell its length."""

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.routing.expectations import Secret
@@ -11,7 +12,7 @@ from claudeproxy.translate.signatures import Reasoning, sign
 from tests.fakes import anthropic
 from tests.fakes.callers import Caller
 from tests.fakes.house import BACKEND_KEY, BACKEND_PORT, House, rendered
-from tests.fakes.openai import Cut, Hang, Script, Send, Wait, error
+from tests.fakes.openai import Cut, Hang, Script, Send, Wait, error, json_body
 from tests.stream_checker import check_error, check_stream
 
 #: Written as no library of ours would write it.
@@ -59,9 +60,9 @@ class RequestTests(PassThroughCase):
         self.assertEqual(house.fake.received[-1].path, "/v1/messages")
 
     def test_content_type(self) -> None:
-        """What the client says that its body is arrives, and nobody here takes a form apart."""
+        """What the client says that its body is arrives."""
         house = self.house()
-        for kind in ("multipart/form-data; boundary=x", "application/json; charset=utf-8"):
+        for kind in ("application/json; charset=utf-8", "text/plain"):
             self.post(house, content_type=kind)
             self.assertEqual(self.headers(house)["content-type"], kind)
 
@@ -272,6 +273,92 @@ class AnswerTests(PassThroughCase):
         self.successResultOf(stopped)
 
 
+class AcquaintanceTests(PassThroughCase):
+    """What is known of the server, and kept true (issue 4, "Probing")."""
+
+    def said(self, house: House, words: str) -> int:
+        return len([line for line in house.lines if words in line])
+
+    def windows(self, house: House) -> dict[str, int | None]:
+        listed = house.ask("GET", "/v1/models?limit=1000").json["data"]
+        return {each["id"]: each["max_input_tokens"] for each in listed}
+
+    def test_gone_and_back(self) -> None:
+        """A server that goes is told of once, and once when it is back, with its models as they are then."""
+        house = self.house()
+        self.assertEqual(self.said(house, "fake speaks Anthropic's API and offers"), 1)
+        listener = house.network.listeners.pop(BACKEND_PORT)
+        for end in list(house.network.ends):
+            if end.port == BACKEND_PORT:
+                end.abortConnection()
+        for _ in range(3):
+            caller = self.post(house)
+            house.pass_time(1)
+            check_error(caller.json, 529)
+        self.assertEqual((self.said(house, "fake is away"), self.said(house, "fake is back")), (1, 0))
+        self.assertNotIn("new", self.windows(house))
+        house.fake.models = ["new"]
+        house.network.listeners[BACKEND_PORT] = listener
+        house.pass_time(10)
+        self.assertEqual((self.said(house, "fake is away"), self.said(house, "fake is back: it speaks")), (1, 1))
+        self.assertIn("new", self.windows(house))
+        house.proxy.stopService()
+        house.pass_time(1)
+        self.assertEqual(house.network.timers("Watch"), [])
+
+    def test_list_grows_old(self) -> None:
+        """A list that is older than a minute is asked for anew by whoever wants it."""
+        house = self.house()
+        house.fake.models = ["new"]
+        house.pass_time(61)
+        self.windows(house)
+        house.pass_time(1)
+        self.assertIn("new", self.windows(house))
+        self.assertEqual(self.said(house, "fake has changed: it now"), 1)
+
+    def test_not_ready(self) -> None:
+        """A server that still loads its model is away, and is not taken for one without models."""
+        house = self.house()
+        house.fake.others["GET", "/v1/models"] = lambda _: json_body({"error": "Loading model"}, 503)
+        house.reset(backends=(evolve(house.settings.backends[0], name="slow"),))
+        house.pass_time(2)
+        self.assertEqual(self.said(house, "slow is away"), 1)
+
+    def test_window_of_llama(self) -> None:
+        """llama.cpp tells its window beside its list."""
+        house = self.house()
+        models = {"object": "list", "data": [{"id": "tiny", "object": "model", "owned_by": "llamacpp"}]}
+        properties = {"default_generation_settings": {"n_ctx": 8192}, "total_slots": 1}
+        house.fake.others["GET", "/v1/models"] = lambda _: json_body(models)
+        house.fake.others["GET", "/props"] = lambda _: json_body(properties)
+        house.reset(backends=(evolve(house.settings.backends[0], name="llama"),))
+        house.pass_time(2)
+        self.assertEqual(self.windows(house)["tiny"], 8192)
+
+    def test_window_of_vllm(self) -> None:
+        """vLLM tells it in its list, in words of its own."""
+        house = self.house()
+        models = {"object": "list", "data": [{"id": "big", "owned_by": "vllm", "max_model_len": 65_536}]}
+        house.fake.others["GET", "/v1/models"] = lambda _: json_body(models)
+        house.reset(backends=(evolve(house.settings.backends[0], name="vllm"),))
+        house.pass_time(2)
+        house.fake.received.clear()
+        self.assertEqual(self.windows(house)["big"], 65_536)
+        self.assertEqual(house.fake.received, [])
+
+    def test_window_as_told(self) -> None:
+        """A list that tells the windows is enough: nothing else is asked. The settings' window beats it."""
+        house = self.house()
+        entry = {"type": "model", "id": "m", "display_name": "M", "max_input_tokens": 200_000, "max_tokens": 64_000}
+        house.fake.others["GET", "/v1/models"] = lambda _: json_body({"data": [entry], "has_more": False})
+        for name, window, expected in (("own", 0, 200_000), ("set", 5000, 5000)):
+            house.fake.received.clear()
+            house.reset(backends=(evolve(house.settings.backends[0], name=name, context_window=window),))
+            house.pass_time(2)
+            self.assertEqual([received.path for received in house.fake.received], ["/v1/models"])
+            self.assertEqual(self.windows(house)["m"], expected)
+
+
 class RepairTests(PassThroughCase):
     """A server that only resembles Anthropic's, with `repair`."""
 
@@ -289,9 +376,9 @@ class RepairTests(PassThroughCase):
     def test_whole(self) -> None:
         """A client that does not stream gets a message; the server is asked for a stream, which can be cancelled."""
         house = self.repaired()
-        caller = self.post(house, {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]})
+        caller = self.post(house, ODD.replace(b'"stream":true', b'"stream": false'))
         self.assertEqual(caller.json["type"], "message")
-        self.assertTrue(json.loads(house.fake.received[-1].body)["stream"])
+        self.assertEqual(house.fake.received[-1].body, ODD.replace(b'"stream":true', b'"stream": true'))
 
     def test_errors(self) -> None:
         """Its errors leave in the envelope, an overflow in the words that make Claude Code compact."""

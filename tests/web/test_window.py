@@ -69,7 +69,7 @@ class WindowTests(SynchronousTestCase):
         """A prompt that cannot fit is answered at once with true numbers, and never sent."""
         self.counted = 8300
         problem = check_error(self.ask(8000).json, 400)
-        self.assertEqual(problem.message, f"prompt is too long: 8300 tokens > {8192 - 64} maximum")
+        self.assertEqual(problem.message, "prompt is too long: 8300 tokens > 8192 maximum")
         self.assertEqual(self.sent(), [])
 
     def test_unreachable_count(self) -> None:
@@ -133,3 +133,30 @@ class WindowTests(SynchronousTestCase):
         caller = self.house.chat(Script(steps=[chunk({"content": "a"}), Hang()]))
         self.house.pass_time(31)
         self.assertIn("did not finish", check_stream(caller.body).error.message)
+
+
+class VLLMTests(SynchronousTestCase):
+    """vLLM refuses a prompt and an answer that are longer together than its window."""
+
+    def test_counted(self) -> None:
+        """Near its window it is asked for an exact count of what it would render, and the answer takes the rest."""
+        listing = {"data": [{"id": "m", "owned_by": "vllm", "max_model_len": 8192}]}
+        others = {
+            ("GET", "/v1/models"): lambda _: json_body(listing),
+            ("POST", "/tokenize"): lambda _: json_body({"count": 7000, "max_model_len": 8192, "tokens": []}),
+        }
+        house = House("auto", others=others)
+        house.pass_time(2)
+        house.fake.plays(text("Hello"))
+        tools = [{"name": "t", "input_schema": {"type": "object"}}]
+        asked = body(model="m", messages=prose(6900), max_tokens=128_000, tools=tools)
+        check_stream(house.ask("POST", "/v1/messages", asked).body)
+        sent = {each.path: json.loads(each.body) for each in house.fake.received if each.method == "POST"}
+        self.assertEqual(sent["/v1/chat/completions"]["max_tokens"], 8192 - 7000)
+        self.assertEqual(sent["/tokenize"]["messages"], sent["/v1/chat/completions"]["messages"])
+        self.assertEqual(sent["/tokenize"]["tools"], sent["/v1/chat/completions"]["tools"])
+        self.assertTrue(sent["/tokenize"]["add_generation_prompt"])
+        self.assertNotIn("max_tokens", sent["/tokenize"])
+        asked.pop("max_tokens"), asked.pop("stream")
+        counted = house.ask("POST", "/v1/messages/count_tokens", asked)
+        self.assertEqual((counted.json["input_tokens"], counted.headers["x-claudeproxy-count-source"]), (7000, "exact"))

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.translate.signatures import PREFIX, Reasoning, sign
 from claudeproxy.wire.json import NotJSON
-from claudeproxy.wire.splice import with_model, without_thinking
+from claudeproxy.wire.splice import with_members, with_model, without_thinking
 from tests.strategies import nasty_texts
 
 many = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -248,6 +248,32 @@ class ModelTests(SynchronousTestCase):
             with_model(without_thinking(body, PREFIX)[0], "b")
             times.append(perf_counter() - begun)
         self.assertLess(min(times), 0.002)  # 0.2 ms here; a machine that is slow and busy is no reason to fail
+
+
+class MembersTests(SynchronousTestCase):
+    """`with_members`."""
+
+    @many
+    @given(texts(), st.dictionaries(st.sampled_from(["model", "a", "stream", "x\n"]), nasty_texts(), max_size=3))
+    def test_any(self, text: str, values: dict[str, str]) -> None:
+        """In any JSON object the named members get their values, wherever they stand; those that it lacks come last;
+        and no other byte changes."""
+        body = text.encode()
+        before = read(body)
+        found = with_members(body, values)
+        lacks = [name for name in values if name not in dict(before)]
+        replaced = Pairs((name, values.get(name, value)) for name, value in before)
+        self.assertEqual(read(found), Pairs([*replaced, *((name, values[name]) for name in lacks)]))
+        if len(lacks) == len(values):
+            self.assertTrue(is_subsequence(body, found))
+
+    def test_stream(self) -> None:
+        """A request becomes one for a stream where it says so, or at its end."""
+        stream = {"stream": True}
+        self.assertEqual(with_members(b'{ "stream" : false, "a":1.0 }', stream), b'{ "stream" : true, "a":1.0 }')
+        self.assertEqual(with_members(b' {"a": 1e0 }\n', stream), b' {"a": 1e0,"stream":true }\n')
+        self.assertEqual(with_members(b"{ }", stream), b'{"stream":true }')
+        self.assertEqual(with_members(b'{"stream":null,"stream":0}', stream), b'{"stream":true,"stream":true}')
 
 
 class ThinkingTests(SynchronousTestCase):
