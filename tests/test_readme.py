@@ -137,7 +137,7 @@ class ApiTests(SynchronousTestCase):
 
     def test_headers(self) -> None:
         """Every response header of ours is explained, and no other."""
-        sources = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("claudeproxy/web/*.py"))
+        sources = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("claudeproxy/*/*.py"))
         ours = r"x-claudeproxy-[a-z-]+"
         self.assertEqual(set(re.findall(ours, README)), set(re.findall(ours, sources)))
 
