@@ -14,8 +14,8 @@ from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.documents import Papers
 from claudeproxy.translate.chat_request import to_chat, without_thinking
 from claudeproxy.translate.chat_stream import ChatStream
-from claudeproxy.translate.composer import Expected
 from claudeproxy.translate.dialects import Dialect
+from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.reply import Reply
 from claudeproxy.translate.translation import Policy, Translation
 

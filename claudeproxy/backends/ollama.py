@@ -14,8 +14,8 @@ from claudeproxy.backends.recognition import Recognised, ready
 from claudeproxy.backends.speech import Headers
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.documents import Papers
-from claudeproxy.translate.composer import Expected
 from claudeproxy.translate.dialects import DIALECTS, Dialect
+from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.ollama_request import to_ollama, without_thinking
 from claudeproxy.translate.ollama_stream import OllamaStream
 from claudeproxy.translate.reply import Reply

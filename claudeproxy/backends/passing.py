@@ -24,8 +24,8 @@ from claudeproxy.backends.tally import Tally
 from claudeproxy.model.problems import Refusal
 from claudeproxy.translate.anthropic_stream import AnthropicStream
 from claudeproxy.translate.chat_request import to_chat
-from claudeproxy.translate.composer import Expected
 from claudeproxy.translate.dialects import DIALECTS
+from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.forwarding import Header, headers_on
 from claudeproxy.translate.names import Names
 from claudeproxy.translate.prompt_size import Size, texture_of

@@ -27,7 +27,6 @@ _NOT_NOW = (502, 503, 504)
 _CAPABILITIES = {
     "supports_tools": "tools",
     "supports_parallel_tool_calls": "several calls at once",
-    "supports_system_role": "system messages",
 }
 
 Headers = Mapping[str, str]

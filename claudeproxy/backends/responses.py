@@ -11,8 +11,8 @@ from claudeproxy.backends.recognition import Recognised, recognise
 from claudeproxy.backends.speech import Headers
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.documents import Papers
-from claudeproxy.translate.composer import Expected
 from claudeproxy.translate.dialects import DIALECTS, Dialect
+from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.reply import Reply
 from claudeproxy.translate.responses_request import to_responses, without_thinking
 from claudeproxy.translate.responses_stream import ResponsesStream

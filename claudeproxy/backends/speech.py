@@ -8,8 +8,8 @@ from claudeproxy.backends.generation import Machine
 from claudeproxy.backends.recognition import Recognised
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.documents import Papers
-from claudeproxy.translate.composer import Expected
 from claudeproxy.translate.dialects import Dialect
+from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.reply import Reply
 from claudeproxy.translate.translation import Policy, Translation
 

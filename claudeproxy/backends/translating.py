@@ -24,8 +24,8 @@ from claudeproxy.backends.tally import Tally
 from claudeproxy.backends.vigil import Check
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.problems import Refusal, invalid_request
-from claudeproxy.translate.composer import Expected
 from claudeproxy.translate.dialects import DIALECTS, Dialect
+from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.failures import problem_from_answer
 from claudeproxy.translate.prompt_size import Size
 from claudeproxy.translate.reply import Reply
@@ -157,8 +157,9 @@ class TranslatingBackend:
         profile = await self._learn(model)
         dialect = profile.dialect
         # What a backend reads does not depend on how long its answer may be; and a search has no tool of ours.
-        tools = () if is_web_search(call.request) else call.request.tools
-        asked = evolve(call.request, max_tokens=None, stop_sequences=(), tools=tools)
+        asked = evolve(call.request, max_tokens=None, stop_sequences=())
+        if is_web_search(call.request):
+            asked = evolve(asked, tools=(), tool_choice=None)
         chat = await self._translated(asked, model, dialect, "")
         size = self._tally.measure(chat.body, dialect.name)
         ask = partial(self._ask_for_count, chat.body, dialect)

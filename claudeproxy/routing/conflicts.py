@@ -10,8 +10,17 @@ from claudeproxy.routing.declarations import declarations
 from claudeproxy.routing.settings import BackendSettings, Settings
 from claudeproxy.routing.table import target_of
 
-#: Where Ollama keeps its two APIs, below the address that is asked for.
-_PATHS = re.compile(r"/(?:v1|api)(?:/.*)?$")
+#: What is below the address that is asked for, and what that is, by the provider.
+_PATHS = {
+    "ollama": (
+        re.compile(r"/(?:v1|api)(?:/.*)?$"),
+        "Ollama's root, such as http://127.0.0.1:11434, without /v1 and without /api",
+    ),
+    "anthropic": (
+        re.compile(r"/(?:messages(?:/count_tokens|/batches)?|models|complete)$"),
+        "the server's root, such as https://api.anthropic.com, with or without /v1 but with nothing behind it",
+    ),
+}
 
 Conflict = tuple[tuple[str, ...], str]
 """The settings that do not fit together, the one at fault first, and why."""
@@ -43,9 +52,10 @@ def _conflicts_of(backend: BackendSettings) -> Iterator[Conflict]:
             yield ((name, provider), f"is for the provider {fitting}, not for {backend.provider}")
         elif declared.name == "base_url" and backend.provider in declared.only_for and not backend.base_url:
             yield ((name, provider), f"expected {declared.expects.words}, found nothing")
-        elif declared.name == "base_url" and backend.provider == "ollama" and _PATHS.search(backend.base_url):
-            root = "Ollama's root, such as http://127.0.0.1:11434, without /v1 and without /api"
-            yield ((name, provider), f"expected {root}, found {backend.base_url!r}")
+        elif declared.name == "base_url" and backend.provider in _PATHS:
+            path, root = _PATHS[backend.provider]
+            if path.search(backend.base_url):
+                yield ((name, provider), f"expected {root}, found {backend.base_url!r}")
 
 
 def is_loopback(host: str) -> bool:

@@ -11,7 +11,8 @@ from collections import Counter, OrderedDict
 from attrs import define, field, frozen
 
 from claudeproxy.model.events import Usage
-from claudeproxy.translate.prefix import BROKEN, NEW, Chain, Continuity, begun, compare
+from claudeproxy.translate.chain import Chain
+from claudeproxy.translate.prefix import BACKEND, BROKEN, MODEL, NEW, Continuity, begun, compare
 
 SESSIONS = 1000
 THREADS = 8
@@ -40,7 +41,7 @@ class _Thread:
     number: int = 0
 
 
-@frozen
+@define(eq=False)
 class Turn:
     """A request on its way."""
 
@@ -51,7 +52,14 @@ class Turn:
     #: The tokens of the thread's prompt that was counted last, and the seconds since; 0 for a new one.
     before: int
     idle: float
-    _of: _Thread = field(repr=False, eq=False)
+    _of: _Thread = field(repr=False)
+    #: What became of it, once that is known.
+    verdict: "Verdict | None" = None
+
+    @property
+    def words(self) -> str:
+        """For the field ``cache=`` of the log."""
+        return self.continuity.kind if self.verdict is None else self.verdict.words
 
 
 @frozen
@@ -88,14 +96,12 @@ class Sessions:
         self._known.move_to_end(session)
         alike = [each for each in threads if each.kin == kin]
         thread = _nearest(alike, chain) or (_restarted(alike, chain) if session else None)
-        if thread is None:
-            like = next((each for each in reversed(threads) if each.chain.head == chain.head and each.tokens), None)
-            continuity = begun(chain, like.settled, like.tokens) if like is not None else begun(chain)
+        continuity = _continued(thread, chain) if thread is not None else _begun(threads, chain)
+        if thread is None or continuity.why in (BACKEND, MODEL):  # the earlier one may go on where it was
             self._numbers += 1
             thread = _Thread(kin, chain, heard=now, number=self._numbers)
             self._held += len(chain)
         else:
-            continuity = _continued(thread, chain)
             threads.remove(thread)
             self._held += len(chain) - len(thread.chain)
             thread.chain = chain
@@ -106,8 +112,8 @@ class Sessions:
         return Turn(continuity, chain, thread.number, thread.tokens, now - thread.heard, thread)
 
     def finish(self, turn: Turn, usage: Usage | None, now: float) -> Verdict:
-        """Its answer came, at least so far that its prompt was counted; or it did not, without ``usage``."""
-        verdict = self._judge(turn, usage)
+        """Its answer came, with the backend's own counts; or it did not, without ``usage``."""
+        verdict = turn.verdict = self._judge(turn, usage)
         self.tally[verdict.cause] += 1
         if usage is not None and usage.prompt:
             thread = turn._of
@@ -178,6 +184,14 @@ def _restarted(threads: list[_Thread], chain: Chain) -> _Thread | None:
     return next(
         (each for each in reversed(threads) if each.chain.head == chain.head and len(chain) < len(each.chain)), None
     )
+
+
+def _begun(threads: list[_Thread], chain: Chain) -> Continuity:
+    """A new thread: of the others, one may have the same head."""
+    for thread in reversed(threads):
+        if thread.settled is not None and thread.settled.head == chain.head:
+            return begun(chain, thread.settled, thread.tokens)
+    return begun(chain)
 
 
 def _continued(thread: _Thread, chain: Chain) -> Continuity:

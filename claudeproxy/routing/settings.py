@@ -62,8 +62,8 @@ class BackendSettings:
         "",
         env="PROVIDER_BASE_URL",
         expects=web_address(),
-        doc="Where the server is; for `openai` and `responses` it ends in `/v1`, for `ollama` and `anthropic` it is "
-        "the root.",
+        doc="Where the server is; for `openai` and `responses` it ends in `/v1`, for `ollama` it is the root, for "
+        "`anthropic` the root with or without `/v1`.",
         only_for=_REMOTE,
     )
     api_key: Secret = setting(  # noqa: RUF009 - a Secret is frozen

@@ -3,58 +3,39 @@
 A setting on the command line beats one in the environment, which beats one in the file. What environment or command
 line give is pinned: a later reload of the file cannot change it, and is told so. `settle` does all of it, `changes`
 compares two of its results.
-
-No text made here holds a secret: such a value is never repeated, and what TOML and JSON complain of are places.
 """
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-import msgspec
-from attrs import NOTHING, AttrsInstance, define, field, frozen
+from attrs import NOTHING, AttrsInstance, define, frozen
 
 from claudeproxy.routing.conflicts import conflicts
 from claudeproxy.routing.declarations import PROVIDERS, Declaration, declarations
-from claudeproxy.routing.expectations import Unfit, text
-from claudeproxy.routing.settings import BACKEND_NAME, MODEL_NAME, BackendSettings, Settings
+from claudeproxy.routing.expectations import Unfit
+from claudeproxy.routing.findings import Fault, Findings, SettingsError, Sources, given, plainly
+from claudeproxy.routing.model_maps import MODEL_MAP_FILE, MODEL_MAP_JSON, model_map, model_map_path
+from claudeproxy.routing.settings import BACKEND_NAME, BackendSettings, Settings
 
-MODEL_MAP_JSON = Declaration(
-    "models",
-    "MODEL_MAP_JSON",
-    text("an object of model names", ".*"),
-    "The model map: name, pattern or family -> model, or `backend/model`. Beats the other two maps name by name.",
-    "",
-)
-MODEL_MAP_FILE = Declaration(
-    "",
-    "MODEL_MAP_FILE",
-    text("the path of a JSON file, or of a TOML file if it ends in .toml", ".*"),
-    "The path of a file that holds a model map. Beats [models] name by name.",
-    "",
-)
+__all__ = [
+    "Changes",
+    "SettingsError",
+    "Settled",
+    "Sources",
+    "changes",
+    "declared",
+    "model_map_path",
+    "options",
+    "settle",
+    "verify",
+]
 
+_PROVIDER = declarations(BackendSettings)[0]
 
 # ---- what comes in, what goes out
-
-
-@frozen
-class Sources:
-    """All that is known before anything is read out of it."""
-
-    config_text: str | None = field(default=None, repr=False)
-    """The settings file; None if there is none."""
-    config_name: str = "the settings file"
-    """What a refusal calls it."""
-    environ: Mapping[str, str] = field(factory=dict, repr=False)
-    """The whole environment. An empty value is like none."""
-    options: Mapping[str, str] = field(factory=dict)
-    """Those given on the command line, by the names of `options`."""
-    model_map_text: str | None = field(default=None, repr=False)
-    """What is in the file that `model_map_path` names; None if it cannot be read."""
 
 
 @frozen
@@ -80,28 +61,6 @@ class Changes:
     """What the file says in vain, and what pins it."""
 
 
-@frozen
-class Fault:
-    """One thing that is wrong."""
-
-    setting: str
-    """Its name as in the file; empty if a whole text could not be read."""
-    where: str
-    """Where the user wrote it: "PORT", "--port", "claudeproxy.toml: port"."""
-    problem: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.problem}"
-
-
-class SettingsError(Exception):
-    """The settings cannot be used. Holds every fault; its text has a line for each."""
-
-    def __init__(self, faults: Iterable[Fault]) -> None:
-        self.faults = tuple(faults)
-        super().__init__("\n".join(map(str, self.faults)))
-
-
 def declared() -> tuple[Declaration, ...]:
     """Every setting there is, in the order in which it is explained."""
     return (*declarations(Settings), MODEL_MAP_JSON, MODEL_MAP_FILE, *declarations(BackendSettings))
@@ -112,19 +71,13 @@ def options() -> tuple[tuple[str, str], ...]:
     return tuple((each.option, each.doc.replace("`", "")) for each in declared() if each.option)
 
 
-def model_map_path(environ: Mapping[str, str], options: Mapping[str, str]) -> str | None:
-    """Which file has to be read for `Sources.model_map_text`, as the user wrote it; None if none."""
-    given = list(_given(MODEL_MAP_FILE, Sources(environ=environ, options=options)))
-    return given[-1].text if given else None
-
-
 def settle(sources: Sources) -> Settled:
     """Read all sources into one set of settings that can be used. Raises `SettingsError` with all faults."""
     reading = _Reading(sources)
     document = reading.toml(sources.config_text or "", "", sources.config_name)
     settings = Settings(
         **reading.values(Settings, document, ""),
-        models=reading.models(document.get("models", {})),
+        models=model_map(reading, document.get("models", {})),
         backends=reading.backends(document.get("backends", {})),
     )
     reading.check(settings)
@@ -159,39 +112,9 @@ def _flat(settings: Settings) -> dict[str, object]:
 # ---- reading
 
 
-@frozen
-class _Given:
-    """A setting's text from outside the file."""
-
-    where: str
-    source: str
-    text: str
-
-
-def _given(declared: Declaration, sources: Sources) -> Iterator[_Given]:
-    """What environment and command line say about a setting, the weaker first."""
-    if in_environment := sources.environ.get(declared.env):
-        yield _Given(declared.env, f"environment variable {declared.env}", in_environment)
-    if (option := declared.option) and option in sources.options:
-        yield _Given(f"--{option}", f"option --{option}", sources.options[option])
-
-
 @define
-class _Reading:
-    """What was learnt so far. A fault never ends the reading: what cannot be read is left out."""
-
-    sources: Sources
-    faults: list[Fault] = field(factory=list)
-    where: dict[str, str] = field(factory=dict)
-    """Setting -> where the user wrote it."""
-    pinned: dict[str, str] = field(factory=dict)
-    overruled: dict[str, str] = field(factory=dict)
-
-    def refuse(self, name: str, where: str, problem: str) -> None:
-        self.faults.append(Fault(name, where, problem))
-
-    def in_file(self, name: str) -> str:
-        return f"{self.sources.config_name}: {name}"
+class _Reading(Findings):
+    """The reading of all but the model maps."""
 
     def values(
         self, holder: type[AttrsInstance], table: dict[str, Any], prefix: str, pin: bool = True
@@ -208,9 +131,9 @@ class _Reading:
         values = dict(written)
         for key, each in known.items():
             name = prefix + key
-            for given in _given(each, self.sources) if pin else ():
-                self.where[name], self.pinned[name] = given.where, given.source
-                self._read(each, name, each.expects.from_text(given.text), _plainly(given.text), values)
+            for found in given(each, self.sources) if pin else ():
+                self.where[name], self.pinned[name] = found.where, found.source
+                self._read(each, name, each.expects.from_text(found.text), plainly(found.text), values)
             if key in written and written[key] != values[key]:
                 self.overruled[name] = self.pinned[name]
             if each.default is NOTHING and name not in self.where:
@@ -230,8 +153,7 @@ class _Reading:
             self.refuse("backends", self.in_file("backends"), "expected tables such as [backends.main]")
         elif tables:
             return tuple(self._backend(name, table, first=not at) for at, (name, table) in enumerate(tables.items()))
-        provider = declarations(BackendSettings)[0]
-        name = ["local", *(given.text for given in _given(provider, self.sources) if given.text in PROVIDERS)][-1]
+        name = ["local", *(found.text for found in given(_PROVIDER, self.sources) if found.text in PROVIDERS)][-1]
         self.where |= {f"backends.{name}.{each.name}": each.env for each in declarations(BackendSettings)}
         return (BackendSettings(name, **{"provider": name} | self.values(BackendSettings, {}, f"backends.{name}.")),)
 
@@ -247,89 +169,29 @@ class _Reading:
         values = self.values(BackendSettings, table, f"{prefix}.", pin=first)
         return BackendSettings(name, **{"provider": "local"} | values)
 
-    def models(self, table: object) -> dict[str, str]:
-        """All model maps in one, the strongest first, so that its patterns are tried first too."""
-        merged: dict[str, str] = {}
-        spelled: dict[str, str] = {}
-        for layer, source in self._model_maps(table):
-            for name, target in layer.items():
-                winner = spelled.setdefault(name.casefold(), name)
-                if winner not in merged:
-                    merged[name] = target
-                    self.pinned |= {f"models.{name}": source} if source else {}
-                elif source is None and merged[winner] != target:
-                    self.overruled[f"models.{name}"] = self.pinned[f"models.{winner}"]
-        return merged
-
-    def _model_maps(self, table: object) -> Iterator[tuple[dict[str, str], str | None]]:
-        for given in reversed(list(_given(MODEL_MAP_JSON, self.sources))):
-            yield self._model_map(self.json(given.text, "models", given.where), given.where), given.source
-        for given in list(_given(MODEL_MAP_FILE, self.sources))[-1:]:
-            where = f"{given.where} ({given.text})"
-            read = self.toml if given.text.lower().endswith(".toml") else self.json
-            if self.sources.model_map_text is None:
-                self.refuse("models", given.where, f"expected a file that can be read, found {given.text!r}")
-            else:
-                yield self._model_map(read(self.sources.model_map_text, "models", where), where), given.source
-        yield self._model_map(table, self.in_file("models")), None
-
-    def _model_map(self, table: object, where: str) -> dict[str, str]:
-        good: dict[str, str] = {}
-        spelled: dict[str, str] = {}
-        if not isinstance(table, dict):
-            self.refuse("models", where, f"expected {MODEL_MAP_JSON.expects.words}")
-            return good
-        for name, target in table.items():
-            self.where.setdefault(f"models.{name}", where)
-            try:
-                good[MODEL_NAME.read(name)] = MODEL_NAME.read(target)
-            except Unfit as unfit:
-                hint = " (a name with a dot needs quotes)" if isinstance(target, dict) else ""
-                self.refuse(f"models.{name}", where, f"{unfit}, found {name!r} = {_plainly(target)}{hint}")
-            if (other := spelled.setdefault(name.casefold(), name)) != name:
-                self.refuse(f"models.{name}", where, f"the names {other!r} and {name!r} differ only by case")
-        return good
-
-    def toml(self, content: str, name: str, where: str) -> dict[str, Any]:
-        try:
-            return tomllib.loads(content)
-        except (ValueError, RecursionError) as error:  # beside its own: a number of 5,000 digits, 5,000 brackets
-            self.refuse(name, where, f"expected TOML: {error}")
-            return {}
-
-    def json(self, content: str, name: str, where: str) -> object:
-        try:
-            return msgspec.json.decode(content)
-        except (msgspec.DecodeError, ValueError, RecursionError) as error:
-            self.refuse(name, where, f"expected JSON: {error}")
-            return {}
-
     def check(self, settings: Settings) -> None:
         """Add what does not fit together, but not what only follows from a fault that is known already."""
         for (name, *others), problem in conflicts(settings):
-            if not any(map(self._faulty, (name, *others))):
-                self.refuse(name, self.where.get(name, self.in_file(name)), problem)
+            if not any(map(self.is_faulty, (name, *others))):
+                self.refuse(name, self.where.get(name, self.in_file(name)), problem + self._hint(name, *others))
         for option in self.sources.options.keys() - {each.option for each in declared()}:
             self.refuse(option, f"--{option}", "unknown option")
 
-    def _faulty(self, name: str) -> bool:
-        return any(not fault.setting or f"{name}.".startswith(f"{fault.setting}.") for fault in self.faults)
-
-
-def _plainly(value: object) -> str:
-    """A value as a user reads it, bounded."""
-    if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "a table"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    shown = repr(value) if isinstance(value, str) else str(value)
-    return shown if len(shown) <= 80 else f"{shown[:80]}…"
+    def _hint(self, name: str, *others: str) -> str:
+        """For a setting that no embedded model has, where nobody said that another is wanted."""
+        provider, _, key = name.rpartition(".")
+        provider += ".provider"
+        if provider not in others or provider in self.pinned or self.where.get(provider) != _PROVIDER.env:
+            return ""
+        known = {each.name: each.only_for for each in declarations(BackendSettings)}
+        first, *rest = known[key]
+        return f"; set {_PROVIDER.env}={first}" + (f" (or {', '.join(rest)})" if rest else "")
 
 
 def _in_toml(declared: Declaration, value: object) -> str:
     """A value of the file; if only its quotes make it wrong, that is said."""
     quoted = isinstance(value, str) and declared.expects.from_text(value) != value
-    return f"the text {_plainly(value)}" if quoted else _plainly(value)
+    return f"the text {plainly(value)}" if quoted else plainly(value)
 
 
 def _unknown(key: str, in_backend: bool) -> str:

@@ -14,49 +14,17 @@ from typing import Any
 
 from attrs import define, field
 
+from claudeproxy.translate.anthropic_blocks import Block, Waiting
 from claudeproxy.translate.failures import is_bare_error, problem_from_error
 from claudeproxy.translate.stops import CUTS, Ending, shown_reason
 from claudeproxy.translate.stream_machine import StreamMachine
 from claudeproxy.translate.tool_calls import ToolCall, index_of, mended
 from claudeproxy.translate.usage import from_anthropic
-from claudeproxy.wire.json import NotJSON, decode, encode_text
+from claudeproxy.wire.json import encode_text
+from claudeproxy.wire.shapes import mapping, word
 
-_CALLS = ("tool_use", "server_tool_use")
 #: How the fields of a delta say what it is; servers agree on them more than on its type.
 _TEXT, _THINKING, _SIGNATURE, _INPUT = "text", "thinking", "signature", "partial_json"
-
-
-@define(eq=False)
-class _Block:
-    """One of the server's blocks: ``start`` is how it was opened, ``pieces`` are those of its arguments."""
-
-    kind: str
-    start: dict[str, Any]
-    signature: str = ""
-    pieces: list[str] = field(factory=list)
-    ended: bool = False
-    #: It has left.
-    gone: bool = False
-
-    @property
-    def arguments(self) -> str:
-        """Those of its deltas, else those of its start (PROTOCOL 2.2: Claude Code does not look for them there)."""
-        given = "".join(self.pieces)
-        if given.strip() or not self.start.get("input"):
-            return given
-        told = self.start["input"]
-        return told if isinstance(told, str) else encode_text(told)  # row 12
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether its arguments are an object."""
-        text = self.arguments.strip()
-        if not (text.startswith("{") and text.endswith("}")):
-            return False
-        try:
-            return isinstance(decode(text.encode("utf-8", "surrogatepass")), dict)
-        except NotJSON:
-            return False
 
 
 @define
@@ -64,11 +32,10 @@ class AnthropicStream(StreamMachine):
     """`backends.generation.Machine` for servers that speak as Anthropic's does, or nearly so."""
 
     #: By the server's own index.
-    _blocks: dict[int, _Block] = field(factory=dict, init=False)
-    #: What is shown only once it is whole, in its order.
-    _waiting: list[_Block] = field(factory=list, init=False)
+    _blocks: dict[int, Block] = field(factory=dict, init=False)
+    _waiting: Waiting = field(factory=Waiting, init=False)
     #: The block whose thoughts are being shown.
-    _thinking: _Block | None = field(default=None, init=False)
+    _thinking: Block | None = field(default=None, init=False)
     _counts: dict[str, Any] = field(factory=dict, init=False)
     _reason: str = field(default="", init=False)
     _sequence: str = field(default="", init=False)
@@ -89,24 +56,24 @@ class AnthropicStream(StreamMachine):
         self._finished()
 
     def _value(self, value: dict[str, Any], name: str) -> None:
-        kind = _word(value.get("type")) or name
+        kind = word(value.get("type")) or name
         if kind.endswith("error") or name == "error" or value.get("error") or (not kind and is_bare_error(value)):
             self._done = True
             self._fail(problem_from_error(self._expected.backend, value, 200))
             return
         match kind:
             case "message_start":
-                self._count(_object(value.get("message")))
+                self._count(mapping(value.get("message")))
                 self._count(value)
             case "content_block_start":
-                self._begin(self._index(value, new=True), _object(value.get("content_block")))
+                self._begin(self._index(value, new=True), mapping(value.get("content_block")))
             case "content_block_delta":
-                self._delta(self._index(value), _object(value.get("delta")))
+                self._delta(self._index(value), mapping(value.get("delta")))
             case "content_block_stop":
                 self._stop(self._index(value))
             case "message_delta":
                 self._count(value)
-                self._heed_ending(_object(value.get("delta")))
+                self._heed_ending(mapping(value.get("delta")))
             case "message_stop":
                 self._last_word_said()
             case "message" | "" if "content" in value:  # row 72: the answer as a whole
@@ -118,7 +85,7 @@ class AnthropicStream(StreamMachine):
         if isinstance(content, str):
             content = [{"type": "text", "text": content}]
         for index, block in enumerate(content if isinstance(content, list) else ()):
-            self._begin(index, _object(block))
+            self._begin(index, mapping(block))
             self._stop(index)
         if not self.reply.over:
             self._heed_ending(message)
@@ -133,23 +100,23 @@ class AnthropicStream(StreamMachine):
             index = max(self._blocks, default=-1) + new
         return index
 
-    def _begin(self, index: int, start: dict[str, Any]) -> None:
+    def _begin(self, index: int, start: Mapping[str, Any]) -> None:
         self._stop(index)  # an index of its own for every block is asked too much of some
-        block = self._blocks[index] = _Block(_word(start.get("type")), start)
+        block = self._blocks[index] = Block(word(start.get("type")), start)
         self._leave_thinking()
         match block.kind:
             case "text" | "":
                 self._separate()
                 if start.get("citations"):
                     self._leave_out("citations")
-                self._say(_word(start.get("text")))
+                self._say(word(start.get("text")))
             case "thinking":
-                self._think(block, _word(start.get("thinking")))
-                self._sign(block, _word(start.get("signature")))
+                self._think(block, word(start.get("thinking")))
+                self._sign(block, word(start.get("signature")))
             case _:
                 self._release(moved_on=True)
                 self._composer.pieces += 1
-                self._waiting.append(block)
+                self._waiting.add(block)
 
     def _delta(self, index: int, delta: Mapping[str, Any]) -> None:
         block = self._blocks.get(index)
@@ -159,9 +126,9 @@ class AnthropicStream(StreamMachine):
             self._begin(index, {"type": found})
             block = self._blocks[index]
         if block.kind in ("text", "thinking", ""):
-            self._think(block, _word(delta.get(_THINKING)))
-            self._say(_word(delta.get(_TEXT)))
-            self._sign(block, _word(delta.get(_SIGNATURE)))
+            self._think(block, word(delta.get(_THINKING)))
+            self._say(word(delta.get(_TEXT)))
+            self._sign(block, word(delta.get(_SIGNATURE)))
             if delta.get("citation"):
                 self._leave_out("citations")
             return
@@ -202,12 +169,12 @@ class AnthropicStream(StreamMachine):
 
     # ---- thinking
 
-    def _think(self, block: _Block, thought: str) -> None:
+    def _think(self, block: Block, thought: str) -> None:
         if thought and self._shows_thinking(block):
             self._composer.pieces += 1
             self.reply.thinking(thought.replace("\0", "\ufffd"))  # row 63
 
-    def _sign(self, block: _Block, signature: str) -> None:
+    def _sign(self, block: Block, signature: str) -> None:
         """The signature leaves with the block's end; a block may be nothing but its signature."""
         if not signature:
             return
@@ -218,7 +185,7 @@ class AnthropicStream(StreamMachine):
             self.reply.open_thinking()
             block.signature = signature
 
-    def _shows_thinking(self, block: _Block) -> bool:
+    def _shows_thinking(self, block: Block) -> bool:
         if self._expected.silent or self._composer.done:
             return False
         if block is not self._thinking:
@@ -238,22 +205,22 @@ class AnthropicStream(StreamMachine):
     # ---- what must be whole
 
     def _release(self, moved_on: bool) -> None:
-        """Shows what is whole. What has ended and is not, may have been cut, until the model has ``moved_on``."""
-        while self._waiting and not self.reply.over:
-            block = self._waiting[0]
-            certain = block.is_whole if block.kind in _CALLS else True
-            if not ((block.ended and (certain or moved_on)) or (moved_on and certain)):
+        """Shows what is whole."""
+        if self.reply.over:
+            return
+        for block in self._waiting.ready(moved_on):
+            self._show(block)
+            if self.reply.over:
                 return
-            self._show(self._waiting.pop(0))
 
-    def _show(self, block: _Block) -> None:
+    def _show(self, block: Block) -> None:
         block.gone = True
         if self._expected.silent or self._composer.done:
             return
         self._leave_thinking()
         start = block.start
         arguments = mended(block.arguments, closing=True)
-        id, name = _word(start.get("id")), _word(start.get("name"))
+        id, name = word(start.get("id")), block.name
         self.reply.start(self._known())
         match block.kind:
             case "tool_use":
@@ -261,25 +228,14 @@ class AnthropicStream(StreamMachine):
             case "server_tool_use":
                 self.reply.server_call(id or f"srvtoolu_{self._unique()}", name, arguments)
             case _:
-                self.reply.whole_block({**start, "input": _parsed(arguments)} if block.pieces else start)
-
-    def _rest(self, cut: bool) -> list[str]:
-        """Shows what is left; the names of the calls that the limit cut, which are not (row 15)."""
-        dropped = []
-        waiting, self._waiting = self._waiting, []
-        for block in waiting:
-            if cut and block.kind in _CALLS and not block.is_whole:
-                dropped.append(_word(block.start.get("name")))
-            elif block.kind != "tool_use" or block.start.get("name") or block.arguments.strip():
-                self._show(block)
-        return dropped
+                self.reply.whole_block(block.whole(arguments))
 
     # ---- counts and ends
 
     def _count(self, told: Mapping[str, Any]) -> None:
         """Servers count in message_start, in message_delta, or a part here and a part there: a number that is told
         later is the better one, unless it is 0, which some write for what they do not know."""
-        usage = _object(told.get("usage"))
+        usage = mapping(told.get("usage"))
         news = {name: count for name, count in usage.items() if isinstance(count, dict) or _is_number(count)}
         if news:
             self._counts |= news
@@ -287,8 +243,8 @@ class AnthropicStream(StreamMachine):
 
     def _heed_ending(self, delta: Mapping[str, Any]) -> None:
         """How the answer ends; it may still go on (row 48)."""
-        self._reason = _word(delta.get("stop_reason")) or self._reason
-        self._sequence = _word(delta.get("stop_sequence")) or self._sequence
+        self._reason = word(delta.get("stop_reason")) or self._reason
+        self._sequence = word(delta.get("stop_sequence")) or self._sequence
 
     def _finished(self) -> None:
         if self.reply.over:
@@ -296,7 +252,11 @@ class AnthropicStream(StreamMachine):
         ending = self._heed(self._reason)
         if self.reply.over:
             return
-        dropped = self._rest(cut=ending in CUTS) if self._composer.hit is None else []
+        dropped: list[str] = []
+        if self._composer.hit is None:
+            shown, dropped = self._waiting.rest(cut=ending in CUTS)
+            for block in shown:
+                self._show(block)
         self._leave_thinking()
         stopped = ending is Ending.WHOLE and self._names_sequence
         if self._composer.done or self._expected.silent or (ending is not None and not stopped):
@@ -322,20 +282,5 @@ class AnthropicStream(StreamMachine):
             self.remarks.append(remark)
 
 
-def _parsed(arguments: str) -> Any:
-    try:
-        return decode(arguments.encode("utf-8", "surrogatepass"))
-    except NotJSON:
-        return arguments
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and value > 0
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -18,6 +18,7 @@ from claudeproxy.model.problems import (
     overloaded,
     prompt_too_long,
 )
+from claudeproxy.translate.overflows import overflow
 from claudeproxy.wire.json import NotJSON, decode, encode_text
 
 #: Of a text no more than this is searched; and no expression here takes more than linear time for it.
@@ -40,50 +41,6 @@ _WORDED = (
 )
 #: Of an error that says it nowhere, no more than this is told.
 _LONGEST_UNKNOWN = 200
-_NUMBER = r"[0-9][0-9,]{0,15}"
-_WINDOW = rf"maximum context length (?:is|of) (?P<m>{_NUMBER}) tokens"
-#: Prompt, asked-for answer (where it is named) and window, in the servers' words for a sum that is too much.
-_SUMS = tuple(
-    re.compile(words, re.IGNORECASE | re.DOTALL)
-    for words in (
-        rf"is too large: (?P<c>{_NUMBER})\. This model's {_WINDOW} and your request has (?P<p>{_NUMBER}) input tokens",
-        rf"{_WINDOW}.*?(?P<p>{_NUMBER}) tokens from the input messages and (?P<c>{_NUMBER}) tokens for the completion",
-        rf"{_WINDOW}.*?requested (?P<c>{_NUMBER}) output tokens and your prompt contains (?:at least )?"
-        rf"(?P<p>{_NUMBER}) (?:input )?tokens",
-        rf"passed (?P<p>{_NUMBER}) input tokens(?: and requested (?P<c>{_NUMBER}) output tokens)?"
-        rf".*?context length is only (?P<m>{_NUMBER})",
-    )
-)
-#: The same sum told in parts: "(7000 in the messages, 500 in the functions, and 1500 in the completion)".
-_SUM_IN_PARTS = re.compile(
-    rf"{_WINDOW}.*?(?:requested|resulted in) [^()]{{0,80}}\((?P<parts>[^()]{{1,300}})\)", re.IGNORECASE
-)
-_PART = re.compile(rf"({_NUMBER}) (?:of|in|from|for) ([a-z ]+)", re.IGNORECASE)
-#: The wordings of an overflow: prompt and window, or one of them unknown (PROTOCOL 3.3).
-_OVERFLOWS = tuple(
-    re.compile(words, re.IGNORECASE | re.DOTALL)
-    for words in (
-        rf"request \((?P<n>{_NUMBER}) tokens\) exceeds the available context size \((?P<m>{_NUMBER}) tokens\)",
-        rf"{_WINDOW}.*?messages resulted in (?P<n>{_NUMBER}) tokens",
-        rf"limit of (?P<m>{_NUMBER}) tokens.*?messages resulted in (?P<n>{_NUMBER}) tokens",
-        rf"n_keep: (?P<n>{_NUMBER}) ?>= ?n_ctx: (?P<m>{_NUMBER})",
-        rf"prompt is too long: (?P<n>{_NUMBER}) tokens > (?P<m>{_NUMBER})",
-        rf"exceeded model token limit: (?P<m>{_NUMBER}) \(requested: (?P<n>{_NUMBER})\)",
-        rf"input token count \(?(?P<n>{_NUMBER})\)? exceeds the maximum number of tokens allowed \(?(?P<m>{_NUMBER})",
-        rf"\(length (?P<n>{_NUMBER})\) is longer than the maximum model length of (?P<m>{_NUMBER})",
-        rf"\((?P<n>{_NUMBER}) tokens\) is longer than the model's context length \((?P<m>{_NUMBER}) tokens\)",
-        r"input exceeds the context window",
-        r"(?:longer|greater) than the (?:model's )?(?:maximum )?(?:context|model) (?:length|size|window)",
-        r"exceeds? the (?:available )?context (?:size|length|window)",
-        r"context ?(?:size|length|window) ?(?:has been )?exceeded",
-        r"context_length_exceeded|exceed_context_size_error",
-        r"maximum context length",
-        r"exceeded model token limit|exceeds the maximum number of tokens allowed",
-        r"prompt is too long|prompt exceeds max length|input is too long",
-        # vLLM took the prompt off the window, and nothing was left: we never ask for less than 1.
-        r"max_(?:completion_|output_|new_)?tokens must be at least 1, got (?:-[0-9]|0)",
-    )
-)
 #: Errors of a server's own that come as 500 though repeating them is useless (issue 3; PROTOCOL 3.2).
 _PERMANENT = re.compile(
     r"does not match the expected|mmproj|image input|does not support image|multimodal|jinja|chat template"
@@ -180,9 +137,9 @@ def problem_from_error(backend: str, said: Any, status: int, retry_after: int | 
     error = said.get("error", said) if isinstance(said, dict) else said
     words = _words(said) or _unworded(said) or f"an empty answer with status {status}"
     answered, status = status, _status(error, status)
-    overflow = _overflow(error, words, status)
-    if overflow is not None:
-        return overflow
+    too_long = overflow(error, words, _signs(error), status)
+    if too_long is not None:
+        return too_long
     if isinstance(error, dict) and error.get("type") == "unavailable_error" and "oading" in words:
         return overloaded(f"Backend {backend}: {words}", retry_after=2)
     if _is_permanent(error, words, status):
@@ -195,56 +152,6 @@ def problem_from_error(backend: str, said: Any, status: int, retry_after: int | 
     if unknown is not None:
         return from_status(404, f"model: {unknown['name'] or unknown['bare']} (backend {backend}: {words})")
     return from_status(status, f"Backend {backend}: {words}", retry_after)
-
-
-def _overflow(error: Any, words: str, status: int) -> Problem | None:
-    if (
-        isinstance(error, dict)
-        and isinstance(error.get("n_prompt_tokens"), int)
-        and isinstance(error.get("n_ctx"), int)
-    ):
-        return prompt_too_long(error["n_prompt_tokens"], error["n_ctx"])
-    if status in (401, 402, 403, 404, 429):
-        return None
-    counts = _counts(words)
-    if counts is not None:
-        prompt, asked, window = counts
-        if prompt > window:
-            return prompt_too_long(prompt, window)
-        return _answer_too_long(prompt, asked, window) if asked else prompt_too_long()
-    searched = " ".join([words, *_signs(error)])
-    for wording in _OVERFLOWS:
-        found = wording.search(searched)
-        if found is not None:
-            numbers = found.groupdict()
-            if "n" not in numbers or _int(numbers["n"]) <= _int(numbers["m"]):
-                return prompt_too_long()
-            return prompt_too_long(_int(numbers["n"]), _int(numbers["m"]))
-    return None
-
-
-def _counts(words: str) -> tuple[int, int, int] | None:
-    """Prompt, asked-for answer (0 if it is not named) and window, in tokens, if the backend tells them apart."""
-    for wording in _SUMS:
-        found = wording.search(words)
-        if found is not None:
-            return _int(found["p"]), _int(found["c"] or "0"), _int(found["m"])
-    found = _SUM_IN_PARTS.search(words)
-    parts = _PART.findall(found["parts"]) if found is not None else []
-    if found is None or not parts:
-        return None
-    tokens = [_int(number) for number, _ in parts]
-    last = parts[-1][1].lower()
-    asked = tokens.pop() if "output" in last or "completion" in last else 0
-    return sum(tokens), asked, _int(found["m"])
-
-
-def _answer_too_long(prompt: int, asked: int, window: int) -> Problem:
-    """The prompt fits, the answer asked for does not: the client repeats with less (PROTOCOL 3.3)."""
-    return invalid_request(
-        f"input length and `max_tokens` exceed context limit: {prompt} + {asked} > {window}, "
-        "decrease input length or `max_tokens` and try again"
-    )
 
 
 def _words(said: Any) -> str:
@@ -313,7 +220,3 @@ def _is_permanent(error: Any, words: str, status: int) -> bool:
     if status == 404:  # OpenRouter: "No endpoints found that support image input"
         return "image input" in words.lower()
     return (status < 400 or status >= 500) and _PERMANENT.search(words) is not None
-
-
-def _int(digits: str) -> int:
-    return int(digits.replace(",", ""))

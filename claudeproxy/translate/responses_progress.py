@@ -6,6 +6,7 @@ from typing import Any
 from attrs import define, field
 
 from claudeproxy.translate.tool_calls import index_of
+from claudeproxy.wire.shapes import word
 
 
 @define(eq=False)
@@ -65,18 +66,3 @@ class Items:
     def has_anonymous_text(self) -> bool:
         """Whether text came for items that were never announced: it is that of the items under their right names."""
         return any(item.heard == "text" and not item.kind for item in self._known.values())
-
-
-def word(value: Any) -> str:
-    """A text, or "" for anything else."""
-    return value if isinstance(value, str) else ""
-
-
-def mapping(value: Any) -> Mapping[str, Any]:
-    """A JSON object, or an empty one for anything else."""
-    return value if isinstance(value, dict) else {}
-
-
-def objects(value: Any) -> list[dict[str, Any]]:
-    """The JSON objects in a list; none of anything else."""
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

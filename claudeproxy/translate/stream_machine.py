@@ -12,7 +12,8 @@ from attrs import define, evolve, field
 
 from claudeproxy.model.events import Event, Usage
 from claudeproxy.model.problems import Problem, bad_gateway, overloaded
-from claudeproxy.translate.composer import Composer, Expected
+from claudeproxy.translate.composer import Composer
+from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.failures import empty_answer, problem_from_answer, problem_from_error, problem_from_text
 from claudeproxy.translate.reply import Reply
 from claudeproxy.translate.stops import Ending, ending_of, shown_reason

@@ -128,7 +128,15 @@ class MessagesAPI:
         return self._problem(request, refusal.problem)
 
     @app.handle_errors(HTTPException)
-    def unroutable(self, request: Any, failure: Failure) -> bytes:
+    async def unroutable(self, request: Any, failure: Failure) -> bytes | None:
+        live = self._live()
+        default = next(iter(live.backends.values()))
+        if default.forwarder is not None and request.postpath[:1] == [b"v1"]:
+            # Files, batches and what is still to come (PROTOCOL 1.1): Anthropic's own affair.
+            exchange = self._exchanges.of(request)
+            exchange.backend = default.name
+            await self._forward(request, exchange, default.forwarder, _letter(request, live), "")
+            return None
         where = request.path.decode("utf-8", "replace")
         match failure.value:
             case MethodNotAllowed(valid_methods=methods):

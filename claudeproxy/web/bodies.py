@@ -48,7 +48,10 @@ def plain_path(segments: list[bytes]) -> list[bytes]:
 
 
 def body_of(request: Request, longest: int) -> bytes:
-    """The body as the client meant it, gzip undone, without a mark before its JSON. Raises `Refusal` above ``longest`` bytes, packed or not."""
+    """The body as the client meant it, gzip undone, without a mark before its JSON.
+
+    Raises `Refusal` above ``longest`` bytes, packed or not.
+    """
     if getattr(request, "oversized", False):
         raise _too_large(longest)
     body = b"" if request.content is None else request.content.read()

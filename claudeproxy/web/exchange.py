@@ -42,7 +42,8 @@ class Exchange:
 
     def log(self, log: Logger, now: float, status: int) -> None:
         """The line. It holds no content and no secret."""
-        write = log.debug if self.path in _QUIET and status < 400 else log.info
+        quiet = (self.path.rstrip("/") or "/") in _QUIET
+        write = log.debug if quiet and status < 400 else log.info
         usage = self.usage or Usage()
         for remark in dict.fromkeys(self.remarks):
             log.warn("{request_id} {backend}: {remark}", request_id=self.id, backend=self.backend, remark=remark)

@@ -143,10 +143,10 @@ class Relay(Protocol):
         response.deliverBody(self)
 
     def _never_opened(self, failure: Failure) -> None:
-        if self._done.called:
-            return
+        if self._over:
+            return  # it was given up by us
         self._stop_watching()
-        if failure.check(CancelledError) and not self._over:
+        if failure.check(CancelledError):
             # Not by us: whoever runs the backend has given it up.
             failure = Failure(Refusal(overloaded(f"Backend {self._exchange.backend} was stopped.")))
         self._over = True

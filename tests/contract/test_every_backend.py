@@ -1,15 +1,8 @@
 """One contract, every kind of backend (issue 4). A new kind is a `Stand` and two lines here."""
 
 from tests.contract import answers, endings
-from tests.contract.stands import (
-    GenericStand,
-    LlamaMessagesStand,
-    LlamaStand,
-    OllamaStand,
-    RawStand,
-    RepairStand,
-    ResponsesStand,
-)
+from tests.contract.anthropic_stands import LlamaMessagesStand, RawStand, RepairStand
+from tests.contract.stands import GenericStand, LlamaStand, OllamaStand, ResponsesStand
 
 
 class _Contract:

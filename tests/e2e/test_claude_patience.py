@@ -337,9 +337,6 @@ class Lookout:
     def seen(self) -> list[Any]:
         return [json.loads(line) for line in self._seen.read_text().splitlines()[1:] if line.endswith("}")]
 
-    def since(self, moment: float) -> list[Any]:
-        return [each for each in self.seen if each["at"] > moment]
-
 
 @pytest.fixture(scope="module")
 def lookout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lookout]:
@@ -389,40 +386,45 @@ def conversation(lookout: Lookout, home: Path, question: str, system: str = "Be 
         yield screen
 
 
-def seconds_to_stop(lookout: Lookout, screen: Screen) -> float:
-    """From Escape to a free slot."""
+def escape(lookout: Lookout, screen: Screen, limit: float) -> list[Any]:
+    """
+    Escape frees the slot within `limit` seconds; what the slot did since it took the request up.
+
+    The server looks up from its work between two batches of the prompt, and between two tokens. On a busy machine the
+    one that began, and the one that follows, may take longer than that.
+    """
     pressed = time.monotonic()
     screen.press("Escape")
     wait_until("a free slot", 60, lambda: not lookout.seen[-1]["busy"])
-    return float(next(each["at"] for each in lookout.since(pressed) if not each["busy"]) - pressed)
+    idle = [place for place, each in enumerate(lookout.seen) if not each["busy"]]
+    took = lookout.seen[idle[-1]]["at"] - pressed
+    signs = lookout.seen[idle[-2] + 1 : idle[-1]]
+    longest = max(later["at"] - earlier["at"] for earlier, later in pairwise(signs))
+    assert took < max(limit, 2.5 * longest), (took, signs)
+    return signs
 
 
 @pytest.mark.tmux
 @pytest.mark.model
 def test_escape_in_prefill(lookout: Lookout, tmp_path: Path) -> None:
-    """Escape while the prompt is read frees the model's slot within 2 s.
-
-    The server looks up from its work between two batches of the prompt. On a busy machine one that began, and the
-    one that follows, may take longer than that.
-    """
-    begun, moment = len(lookout.daemon.log), time.monotonic()
+    """Escape while the prompt is read frees the model's slot within 2 s."""
+    begun = len(lookout.daemon.log)
     with conversation(lookout, tmp_path, "hello", "alpha beta " * 2500) as screen:
         wait_until("prefill", 60, lambda: lookout.seen[-1]["busy"] and lookout.seen[-1]["read"] >= 512)
-        took = seconds_to_stop(lookout, screen)
+        signs = escape(lookout, screen, 2.0)
         lookout.daemon.logged(r"POST /v1/messages 200 client_gone \S+ tiny -> \S+ (?!first)", after=begun)
-    signs = [each for each in lookout.since(moment) if each["busy"]]
-    batch = max(later["at"] - earlier["at"] for earlier, later in pairwise(signs))
-    assert took < max(2.0, 2.5 * batch), signs
     assert not any(each["said"] for each in signs)
 
 
 @pytest.mark.tmux
 @pytest.mark.model
 def test_escape_in_the_answer(lookout: Lookout, tmp_path: Path) -> None:
-    """Escape while the answer comes frees the model's slot within 1 s."""
+    """Escape while the answer comes frees the model's slot within 1 s.
+
+    2.1.197 asks for a title at the same time, and does not take that back.
+    """
     begun = len(lookout.daemon.log)
     with conversation(lookout, tmp_path, "hello, write a very long story about a lighthouse") as screen:
         wait_until("an answer", 60, lambda: lookout.seen[-1]["busy"] and lookout.seen[-1]["said"] > 3, 0.01)
-        took = seconds_to_stop(lookout, screen)
+        escape(lookout, screen, 1.0)
         lookout.daemon.logged(r"POST /v1/messages 200 client_gone \S+ tiny -> \S+ first ", after=begun)
-    assert took < 1.0

@@ -38,6 +38,8 @@ provider = "openai"
 base_url = "http://127.0.0.1:8001/v1"
 """
 
+LOCAL_WITH_ADDRESS = f'[backends.a]\nprovider = "local"\nbase_url = "{URL}"'
+
 
 def settled(config: str | None = None, environ: dict[str, str] | None = None, **options: str) -> Settled:
     """Settle a file called p.toml, an environment and options."""
@@ -277,9 +279,28 @@ class RefusalTests(SourcesCase):
             environ={**OPENAI, "LOCAL_GGUF": "a.gguf", "LOCAL_WINDOW": "1"},
         )
         self.assert_refused(
-            "PROVIDER_BASE_URL: is for the provider openai or ollama or responses or anthropic, not for local",
-            environ={"PROVIDER_BASE_URL": URL},
+            "PROVIDER_BASE_URL: is for the provider openai or ollama or responses or anthropic, not for local; "
+            "set PROVIDER=openai (or ollama, responses, anthropic)",
+            "OLLAMA_NUM_CTX: is for the provider ollama, not for local; set PROVIDER=ollama",
+            environ={"PROVIDER_BASE_URL": URL, "OLLAMA_NUM_CTX": "1"},
         )
+        for said in ({"environ": {"PROVIDER": "local", "PROVIDER_BASE_URL": URL}}, {"config": LOCAL_WITH_ADDRESS}):
+            with self.assertRaises(SettingsError) as raised:
+                settled(said.get("config"), said.get("environ"))  # type: ignore[arg-type]
+            self.assertNotIn("set PROVIDER", str(raised.exception))
+
+    def test_anthropic(self) -> None:
+        """Anthropic's address is the root, with /v1 at its end or without; a path of its API is refused."""
+        for path in ("", "/v1", "/v1/", "/anthropic", "/v1/account/gateway/anthropic"):
+            environ = {"PROVIDER": "anthropic", "PROVIDER_BASE_URL": f"https://h{path}"}
+            self.assertEqual(settled("", environ).settings.backends[0].base_url, f"https://h{path}".rstrip("/"))
+        for path in ("/v1/messages", "/messages/", "/anthropic/v1/messages/count_tokens", "/v1/models"):
+            address = f"https://h{path}"
+            self.assert_refused(
+                "PROVIDER_BASE_URL: expected the server's root, such as https://api.anthropic.com, with or without /v1 "
+                f"but with nothing behind it, found {address.rstrip('/')!r}",
+                environ={"PROVIDER": "anthropic", "PROVIDER_BASE_URL": address},
+            )
 
     def test_shape_of_backends(self) -> None:
         """Backends are tables with a provider, a plain name, and no other of that name."""

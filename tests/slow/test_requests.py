@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, seed, settings
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.problems import Refusal
 from claudeproxy.translate.chat_request import to_chat
-from claudeproxy.translate.composer import Expected
 from claudeproxy.translate.dialects import CHAT_DIALECTS, DIALECTS, Dialect
+from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.learning import Learned
 from claudeproxy.translate.ollama_request import to_ollama
 from claudeproxy.translate.prompt_size import PromptScale

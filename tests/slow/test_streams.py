@@ -12,7 +12,7 @@ from claudeproxy.backends.generation import Machine
 from claudeproxy.model.events import Event, Failed, MessageStop
 from claudeproxy.model.problems import bad_gateway
 from claudeproxy.translate.chat_stream import ChatStream
-from claudeproxy.translate.composer import Expected
+from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.names import Names
 from claudeproxy.translate.ollama_stream import OllamaStream
 from claudeproxy.translate.reply import Reply

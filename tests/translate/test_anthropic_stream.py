@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from claudeproxy.model.events import Event, Failed
 from claudeproxy.model.problems import Problem, bad_gateway
 from claudeproxy.translate.anthropic_stream import AnthropicStream
-from claudeproxy.translate.composer import Expected
+from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.names import Names
 from claudeproxy.translate.reply import Reply
 from claudeproxy.wire.events import stream_bytes

@@ -13,8 +13,8 @@ from claudeproxy.model.events import Event, Failed, MessageDelta
 from claudeproxy.model.problems import bad_gateway
 from claudeproxy.translate.chat_request import to_chat
 from claudeproxy.translate.chat_stream import ChatStream
-from claudeproxy.translate.composer import Expected
 from claudeproxy.translate.dialects import DIALECTS
+from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.reply import Reply
 from claudeproxy.translate.stream_machine import MOST_NOISE
 from claudeproxy.wire.events import stream_bytes

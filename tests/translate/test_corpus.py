@@ -15,8 +15,8 @@ from claudeproxy.model.events import Event, Failed
 from claudeproxy.model.problems import bad_gateway
 from claudeproxy.translate.chat_request import to_chat
 from claudeproxy.translate.chat_stream import ChatStream
-from claudeproxy.translate.composer import Expected
 from claudeproxy.translate.dialects import DIALECTS, Dialect
+from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.reply import Reply
 from claudeproxy.wire.events import stream_bytes
 from claudeproxy.wire.json import encode

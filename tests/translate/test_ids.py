@@ -9,8 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.translate.chat_request import to_chat
 from claudeproxy.translate.chat_stream import ChatStream
-from claudeproxy.translate.composer import Expected
 from claudeproxy.translate.dialects import DIALECTS
+from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.ids import kept_or_minted, minted, original
 from claudeproxy.translate.names import Names
 from claudeproxy.translate.reply import Reply

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.model.events import Event, Failed, MessageDelta
 from claudeproxy.model.problems import Problem, bad_gateway
-from claudeproxy.translate.composer import Expected
+from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.names import Names
 from claudeproxy.translate.ollama_stream import OllamaStream
 from claudeproxy.translate.reply import Reply

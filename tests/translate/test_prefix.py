@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from claudeproxy.translate.prefix import FINE, GROUP, Chain, Continuity, begun, compare
+from claudeproxy.translate.chain import FINE, GROUP, Chain
+from claudeproxy.translate.prefix import Continuity, begun, compare
 from claudeproxy.wire.json import Raw, encode
 from tests.strategies import nasty_texts
 

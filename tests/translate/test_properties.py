@@ -12,8 +12,8 @@ from claudeproxy.model.events import Event
 from claudeproxy.model.problems import Refusal, bad_gateway
 from claudeproxy.translate.chat_request import Policy, to_chat
 from claudeproxy.translate.chat_stream import ChatStream
-from claudeproxy.translate.composer import Expected
 from claudeproxy.translate.dialects import CHAT_DIALECTS as DIALECTS
+from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.names import Names
 from claudeproxy.translate.reply import Reply
 from claudeproxy.wire.events import stream_bytes

@@ -13,8 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.translate.chat_request import to_chat
 from claudeproxy.translate.chat_stream import ChatStream
-from claudeproxy.translate.composer import Expected
 from claudeproxy.translate.dialects import DIALECTS
+from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.reply import Reply
 from claudeproxy.translate.signatures import PREFIX, Reasoning, is_ours, read, sign
 from claudeproxy.wire.events import stream_bytes

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.model.events import Event, Failed
 from claudeproxy.model.problems import bad_gateway
-from claudeproxy.translate.composer import Expected
+from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.names import Names
 from claudeproxy.translate.reply import Reply
 from claudeproxy.translate.responses_stream import ResponsesStream

@@ -2,6 +2,7 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from claudeproxy.routing.expectations import Secret
 from tests.fakes.house import House
 from tests.stream_checker import check_error
 
@@ -36,6 +37,14 @@ class NoHTTPTests(SynchronousTestCase):
             caller = house.ask("GET", address, headers={"host": "localhost"})
             self.assertEqual(check_error(caller.json, 403).type, "permission_error", address)
         self.assertEqual(house.ask("GET", "http:///v1/models", headers={"host": "evil.example"}).status, 403)
+
+    def test_slash_at_the_end(self) -> None:
+        """What monitors ask for is there with a slash at its end, too, and without a key."""
+        house = House(keys=(Secret("key"),))
+        for path in ("/health/", "/api/hello/", "/api/hello//", "//"):
+            self.assertEqual(house.ask("GET", path).status, 200, path)
+        for path in ("/v1/models/", "/healthy/", "/v1/health/"):
+            self.assertEqual(house.ask("GET", path).status, 401, path)
 
     def test_star(self) -> None:
         """The path * is none of ours."""

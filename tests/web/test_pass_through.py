@@ -1,10 +1,12 @@
 """The whole proxy in memory before an Anthropic server: bytes both ways (PROTOCOL 4.10, issue 4)."""
 
+import gzip
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from attrs import evolve
+from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.routing.expectations import Secret
@@ -12,7 +14,8 @@ from claudeproxy.translate.signatures import Reasoning, sign
 from tests.fakes import anthropic
 from tests.fakes.callers import Caller
 from tests.fakes.house import BACKEND_KEY, BACKEND_PORT, House, rendered
-from tests.fakes.openai import Cut, Hang, Script, Send, Wait, error, json_body
+from tests.fakes.openai import Cut, Hang, Headers, Script, Send, Wait, error, json_body
+from tests.fakes.scripts import step_bytes
 from tests.stream_checker import check_error, check_stream
 
 #: Written as no library of ours would write it.
@@ -280,8 +283,9 @@ class AcquaintanceTests(PassThroughCase):
         return len([line for line in house.lines if words in line])
 
     def windows(self, house: House) -> dict[str, int | None]:
-        listed = house.ask("GET", "/v1/models?limit=1000").json["data"]
-        return {each["id"]: each["max_input_tokens"] for each in listed}
+        caller = house.ask("GET", "/v1/models?limit=1000")
+        house.pass_time(2)
+        return {each["id"]: each["max_input_tokens"] for each in caller.json["data"]}
 
     def test_gone_and_back(self) -> None:
         """A server that goes is told of once, and once when it is back, with its models as they are then."""
@@ -395,3 +399,339 @@ class RepairTests(PassThroughCase):
         caller = house.ask("POST", "/v1/messages/count_tokens", ODD)
         self.assertGreater(caller.json["input_tokens"], 5)
         self.assertEqual(caller.headers["x-claudeproxy-count-source"], "estimate")
+
+
+class OtherPathTests(PassThroughCase):
+    """What Anthropic's service has beside messages (PROTOCOL 1.1)."""
+
+    def test_forwarded(self) -> None:
+        """Files, batches and whatever else is asked for below /v1 goes on to a default backend that speaks so."""
+        house = self.house()
+        for method, path in (
+            ("GET", "/v1/files?limit=3"),
+            ("DELETE", "/v1/messages/batches/b"),
+            ("GET", "/v1/messages"),
+        ):
+            caller = house.ask(method, path)
+            received = house.fake.received[-1]
+            self.assertEqual((received.method, received.path), (method, path.partition("?")[0]))
+            self.assertEqual(caller.status, 404)
+            self.assertEqual(caller.headers["x-claudeproxy-request-id"][:4], "req_")
+
+    def test_not_forwarded(self) -> None:
+        """Nothing beside /v1 is, and nothing where the answers are translated."""
+        house = self.house()
+        house.ask("GET", "/elsewhere")
+        self.assertEqual(house.fake.received, [])
+        house = self.house({"repair": True})
+        check_error(house.ask("GET", "/v1/files").json, 404)
+        self.assertEqual(house.fake.received, [])
+
+
+class RelayTests(PassThroughCase):
+    """What an answer that is passed on may bring, and what may happen to it on the way."""
+
+    def answered(self, said: bytes) -> tuple[House, Caller]:
+        """By a server that says these very bytes."""
+        house = self.house()
+        house.pass_time(10)  # the connection over which the models were asked for is not kept
+        house.network.listeners[BACKEND_PORT] = Answers(said)
+        return house, self.post(house)
+
+    def exchange(self, script: Script) -> tuple[House, Caller]:
+        house = self.house()
+        house.fake.plays(script)
+        return house, self.post(house)
+
+    def assert_idle(self, house: House) -> None:
+        """Nothing of a request is left over."""
+        self.assertEqual(house.network.timers("Relay"), [])
+        self.assertEqual(len(house.proxy._exchanges), 0)
+
+    def test_headers_alone(self) -> None:
+        """Nothing is added to the server's headers but our number, and what belongs to our own connection."""
+        _, caller = self.exchange(json_body({"type": "message"}))
+        ours = {"server", "date", "transfer-encoding", "x-claudeproxy-request-id", "request-id"}
+        self.assertEqual({*caller.headers} - ours, {"content-type"})
+        _, caller = self.exchange(Script(headers={"content-length": "2"}, steps=[Send(b"hi")]))
+        self.assertEqual((caller.headers["content-length"], caller.body), ("2", b"hi"))
+
+    def test_without_a_type(self) -> None:
+        """What the server does not say of its answer, nobody here makes up."""
+        _, caller = self.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+        self.assertEqual((caller.body, caller.headers.get("content-type")), (b"hi", None))
+
+    def test_no_body(self) -> None:
+        """Answers that have no body have none here either, and end."""
+        for status, said in ((204, b""), (304, b"ETag: 1\r\n"), (200, b"Content-Length: 0\r\n")):
+            house, caller = self.answered(b"HTTP/1.1 %d Fine\r\n" % status + said + b"\r\n")
+            self.assertEqual((caller.status, caller.raw.partition(b"\r\n\r\n")[2]), (status, b""))
+            self.assertNotIn("transfer-encoding", caller.headers)
+            self.assertEqual(caller.headers.get("content-length"), "0" if status == 200 else None)
+            self.assert_idle(house)
+
+    def test_trailers(self) -> None:
+        """A chunked body with trailers is whole without them."""
+        said = (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n2\r\nhi\r\n0\r\nx-sum: 7\r\n\r\n"
+        )
+        _, caller = self.answered(said)
+        self.assertEqual((caller.body, caller.ended), (b"hi", True))
+        self.assertNotIn("trailer", caller.headers)
+
+    def test_packed(self) -> None:
+        """An answer that comes as gzip, though nobody asked for it, leaves unpacked, and says so."""
+        events = b"".join(step_bytes(step) for step in anthropic.stream(anthropic.text("Hello")).steps)
+        headers = {**anthropic.HEADERS, "content-encoding": "gzip"}
+        _, caller = self.exchange(Script(headers=headers, steps=[Send(gzip.compress(events))]))
+        self.assertEqual((caller.body, caller.ended), (events, True))
+        self.assertNotIn("content-encoding", caller.headers)
+
+    def test_badly_packed(self) -> None:
+        """One that only says so is a failure of the server's."""
+        headers = {**anthropic.HEADERS, "content-encoding": "gzip"}
+        house, caller = self.exchange(Script(headers=headers, steps=[Send(b"no gzip at all")]))
+        self.assertGreaterEqual(caller.status, 500)
+        check_error(caller.json, caller.status)
+        self.assert_idle(house)
+
+    def test_unknown_packing(self) -> None:
+        """What nobody here can unpack goes on as it is, and nothing is put between."""
+        headers = {**anthropic.HEADERS, "content-encoding": "br"}
+        house, caller = self.exchange(
+            Script(headers=headers, steps=[Send(b"\x8b\n\n"), Wait(60), Send(b"\x03"), Cut()])
+        )
+        house.pass_time(61)
+        self.assertEqual((caller.body, caller.ended), (b"\x8b\n\n\x03", False))
+        self.assertEqual(caller.headers["content-encoding"], "br")
+
+    def test_redirect(self) -> None:
+        """A redirect stays here: the client would take its key and its conversation to somebody else (row 79)."""
+        for status in (301, 302, 303, 307, 308):
+            house, caller = self.exchange(Script(status=status, headers={"location": "http://elsewhere/"}))
+            check_error(caller.json, 502)
+            self.assertNotIn("location", caller.headers)
+            self.assertEqual(len(house.fake.received), 1)
+            self.assert_idle(house)
+
+    def test_broken_before_the_body(self) -> None:
+        """What breaks before its first byte is an HTTP error that clients repeat, with none of the server's headers."""
+        for headers in (anthropic.HEADERS, {"content-type": "application/json", "retry-after": "9"}):
+            house, caller = self.exchange(Script(headers=headers, steps=[Headers(), Wait(3), Cut()]))
+            house.pass_time(4)
+            self.assertIn("fake", check_error(caller.json, 529).message)
+            self.assertEqual(caller.headers["content-type"], "application/json")
+            self.assertNotIn("retry-after", caller.headers)
+            self.assertNotIn("anthropic-organization-id", caller.headers)
+            self.assertEqual(house.request_lines[-1]["outcome"], "backend_unavailable")
+            self.assert_idle(house)
+
+    def test_broken_json(self) -> None:
+        """A text that breaks in the middle is cut, whether its length was known or not."""
+        for headers in (
+            {"content-type": "application/json"},
+            {"content-type": "application/json", "content-length": "99"},
+        ):
+            house, caller = self.exchange(Script(headers=headers, steps=[Send(b'{"type":'), Cut()]))
+            self.assertEqual((caller.body, caller.ended), (b'{"type":', False))
+            self.assertIsNotNone(caller.lost)
+            self.assertEqual(house.request_lines[-1]["outcome"], "backend_error")
+            self.assert_idle(house)
+
+    def test_broken_after_the_end(self) -> None:
+        """What breaks after message_stop was whole."""
+        script = anthropic.stream(anthropic.text("Hello"))
+        house, caller = self.exchange(script.then(Wait(30), Cut()))
+        house.pass_time(31)
+        self.assertEqual((caller.body, caller.ended), (script.body_bytes(), True))  # nor is there any ping after it
+        self.assertEqual(house.request_lines[-1]["outcome"], "end_turn")
+
+    def test_connection_is_the_length(self) -> None:
+        """Where the end of the connection is the end of the body, a message without its last word was cut."""
+        script = evolve(anthropic.stream(anthropic.text("Hello")), close_delimited=True)
+        _, caller = self.exchange(script)
+        self.assertEqual((caller.body, caller.ended), (script.body_bytes(), True))
+        _, caller = self.exchange(evolve(script, steps=script.steps[:-2]))
+        self.assertIsNotNone(check_stream(caller.body).error)
+        _, caller = self.exchange(
+            Script(headers={"content-type": "text/plain"}, steps=[Send(b"hi")], close_delimited=True)
+        )
+        self.assertEqual((caller.body, caller.ended), (b"hi", True))
+
+    def test_pings_of_both(self) -> None:
+        """The quiet is counted from the last byte, whoever wrote it; before the first event there are pings as well."""
+        ping = b'event: ping\ndata: {"type": "ping"}\n\n'
+        house, caller = self.exchange(
+            Script(steps=[Headers(), Wait(25), Send(ping), Wait(9), Send(ping), Hang()], headers=anthropic.HEADERS)
+        )
+        house.pass_time(21)
+        self.assertEqual(caller.body.count(b"event: ping"), 2)
+        house.pass_time(22)  # theirs at 25 and 34
+        self.assertEqual(caller.body.count(b"event: ping"), 4)
+        house.pass_time(1.5)
+        self.assertEqual(caller.body.count(b"event: ping"), 5)
+        check_stream(caller.body, whole=False)
+
+    def test_no_pings_into_other_things(self) -> None:
+        """Nothing is put into a JSON text, nor into an error that calls itself a stream."""
+        for status, kind in ((200, "application/json"), (500, "text/event-stream")):
+            house, caller = self.exchange(
+                Script(status=status, headers={"content-type": kind}, steps=[Send(b" \n\n"), Wait(60), Send(b"{}")])
+            )
+            house.pass_time(61)
+            self.assertEqual((caller.body, caller.ended), (b" \n\n{}", True))
+
+    def test_very_slow_server(self) -> None:
+        """A byte a second is no reason to give up, and nothing is put between the bytes of an event."""
+        script = anthropic.stream(anthropic.text("Hello"))
+        whole = script.body_bytes()
+        steps: list[Any] = [step for place in range(len(whole)) for step in (Send(whole[place : place + 1]), Wait(1))]
+        house, caller = self.exchange(Script(headers=anthropic.HEADERS, steps=steps))
+        house.pass_time(len(whole) + 1)
+        self.assertEqual((caller.body, caller.ended), (whole, True))
+
+    def test_gone_while_paused(self) -> None:
+        """A client that leaves while it does not read hangs up on the server, too."""
+        house = self.house()
+        house.fake.plays(Script(steps=[Send(b"data: " + b"x" * 300_000)] * 9, headers=anthropic.HEADERS))
+        caller = house.caller()
+        caller.transport.pauseProducing()
+        caller.ask("POST", "/v1/messages", ODD)
+        self.assertTrue(self.backend_ends(house)[0].is_paused)
+        caller.vanish()
+        house.pass_time(1)
+        self.assertEqual(self.backend_ends(house), [])
+        self.assertEqual(house.request_lines[-1]["outcome"], "client_gone")
+        self.assert_idle(house)
+
+    def test_ended_while_paused(self) -> None:
+        """What the server had said when it ended, or broke, arrives, however late the client reads it."""
+        piece = Send(b"data: " + b"x" * 50_000 + b"\n\n")
+        for ending in ((), (Cut(),)):
+            house = self.house()
+            script = Script(steps=[piece] * 3 + [*ending], headers=anthropic.HEADERS)
+            house.fake.plays(script)
+            caller = house.caller()
+            caller.transport.pauseProducing()
+            caller.ask("POST", "/v1/messages", ODD)
+            house.pass_time(50)  # no longer: Twisted takes a connection for dead whose answer nobody fetches
+            self.assertEqual(caller.raw, b"")
+            caller.transport.resumeProducing()
+            house.pass_time(1)
+            self.assertTrue(caller.body.startswith(script.body_bytes()))
+            self.assertEqual(caller.body.count(b"event: error"), len(ending))
+            self.assertNotIn(b"event: ping", caller.body)  # they would have piled up
+            self.assertTrue(caller.ended)
+
+    def test_drain_before_the_headers(self) -> None:
+        """A daemon that stops does not wait for a server that has not even begun."""
+        house, caller = self.exchange(Script(steps=[Hang()]))
+        stopped = house.proxy.stopService()
+        house.pass_time(31)
+        self.assertEqual(check_error(caller.json, 529).type, "overloaded_error")
+        self.assertEqual(caller.headers["retry-after"], "2")
+        self.successResultOf(stopped)
+
+    def test_limits(self) -> None:
+        """The limits of the settings hold here as well: for the first token, for silence after it, for all of it."""
+        start, *_ = anthropic.stream(anthropic.text("Hello")).steps
+        begun = anthropic.stream(anthropic.text("Hello")).steps[:4]
+        for told, steps, after, kind in (
+            ({"first_token_ms": 20_000}, [Hang()], 20, "overloaded_error"),
+            ({"first_token_ms": 20_000}, [start, Hang()], 20, "overloaded_error"),
+            ({"timeout_ms": 30_000}, [*begun, Hang()], 30, "api_error"),
+            ({"total_ms": 40_000}, [*begun, Wait(25), begun[-1], Hang()], 40, "api_error"),
+        ):
+            house = self.house(told)
+            house.fake.plays(Script(headers=anthropic.HEADERS, steps=steps))
+            caller = self.post(house)
+            house.pass_time(after - 1)
+            self.assertFalse(caller.answered and caller.ended)
+            house.pass_time(2)
+            error = check_stream(caller.body).error if caller.status == 200 else check_error(caller.json, 529)
+            self.assertEqual(error and error.type, kind)
+            self.assertEqual(self.backend_ends(house), [])
+            self.assert_idle(house)
+
+
+class ElsewhereTests(PassThroughCase):
+    """Paths that only Anthropic's own server has (PROTOCOL 1.1)."""
+
+    def test_forwarded(self) -> None:
+        """They go to the default backend: method, path, query, body and all."""
+        house = self.house()
+        form = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n"claudeproxy:\xff\r\n--x--\r\n'
+        for method, path, body in (
+            ("GET", "/v1/files?limit=3", b""),
+            ("POST", "/v1/files", form),
+            ("GET", "/v1/files/file_1/content", b""),
+            ("DELETE", "/v1/files/file_1", b""),
+            ("POST", "/v1/messages/batches", b'{"requests": [ ]}'),
+            ("GET", "/v1/messages/batches/b/results", b""),
+            ("GET", "/v1/skills", b""),
+        ):
+            answer = Script(headers={"content-type": "application/x-jsonl"}, steps=[Send(b"\xff{}\n")])
+            house.fake.others[method, path.partition("?")[0]] = lambda _, answer=answer: answer
+            house.fake.received.clear()
+            kind = "multipart/form-data; boundary=x" if body is form else "application/json"
+            caller = house.ask(method, path, body, {"content-type": kind})
+            self.assertEqual((caller.status, caller.body), (200, b"\xff{}\n"), path)
+            [received] = house.fake.received
+            self.assertEqual((received.method, received.body), (method, body))
+            self.assertEqual(received.path + ("?" + received.query) * bool(received.query), path)
+            self.assertEqual(received.header("x-api-key"), BACKEND_KEY)
+
+    def test_head(self) -> None:
+        """HEAD tells the length of what GET would bring, and brings nothing."""
+        house = self.house()
+        answer = Script(headers={"content-type": "application/pdf", "content-length": "1234"})
+        house.fake.others["HEAD", "/v1/files/file_1/content"] = lambda _: answer
+        caller = house.ask("HEAD", "/v1/files/file_1/content")
+        self.assertEqual((caller.status, caller.raw.partition(b"\r\n\r\n")[2]), (200, b""))
+        self.assertEqual(caller.headers["content-length"], "1234")
+
+    def test_key(self) -> None:
+        """They are behind the gate, too."""
+        house = self.house(keys=(Secret("gate-key"),))
+        self.assertEqual(house.ask("GET", "/v1/files").status, 401)
+        self.assertEqual(house.fake.received, [])
+
+    def test_client_gone(self) -> None:
+        """A client that leaves hangs up on the server here as well, before its headers and after."""
+        for steps in ([Hang()], [Send(b"%PDF"), Hang()]):
+            house = self.house()
+            answer = Script(headers={"content-type": "application/pdf"}, steps=steps)
+            house.fake.others["GET", "/v1/files/file_1/content"] = lambda _, answer=answer: answer
+            caller = house.ask("GET", "/v1/files/file_1/content")
+            self.assertEqual(len(self.backend_ends(house)), 1)
+            caller.vanish()
+            house.pass_time(1)
+            self.assertEqual(self.backend_ends(house), [])
+            self.assertEqual(house.request_lines[-1]["outcome"], "client_gone")
+            self.assertEqual(len(house.proxy._exchanges), 0)
+
+    def test_translated(self) -> None:
+        """Other backends have nothing there, and known paths tell which method they take."""
+        for house in (House(), self.house({"repair": True})):
+            check_error(house.ask("GET", "/v1/files").json, 404)
+            caller = house.ask("GET", "/v1/messages")
+            self.assertEqual((caller.status, caller.headers["allow"]), (405, "POST"))
+
+
+class Answers(Factory):
+    """A server that says these bytes to whatever it is asked."""
+
+    def __init__(self, said: bytes) -> None:
+        self.said = said
+
+    def buildProtocol(self, addr: object) -> Protocol:
+        return Says(self.said)
+
+
+class Says(Protocol):
+    def __init__(self, said: bytes) -> None:
+        self.said = said
+
+    def dataReceived(self, data: bytes) -> None:
+        said, self.said = self.said, b""
+        self.transport.write(said)  # type: ignore[union-attr]
