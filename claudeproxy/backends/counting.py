@@ -35,7 +35,8 @@ _RENDERED = (
 async def count_on_vllm(
     client: BackendClient, target: Target, headers: Mapping[str, str], body: Mapping[str, Any]
 ) -> int | None:
-    """vLLM's exact count of the rendered prompt, tools included; None from a gateway that hides it. Raises `Refusal`."""
+    """vLLM's exact count of the rendered prompt, tools included; None from a gateway that hides it. Raises
+    `Refusal`."""
     asked = {"add_generation_prompt": True} | {name: body[name] for name in _RENDERED if name in body}
     status, said = await client.ask(f"{target.root}/tokenize", encode(asked), headers)
     if status == 200 and isinstance(said, dict) and isinstance(said.get("count"), int):

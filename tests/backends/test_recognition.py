@@ -134,14 +134,14 @@ class LearnedTests(SynchronousTestCase):
             "total_slots": 2,
             "modalities": {"vision": True, "audio": False},
             "chat_template": "{% if enable_thinking %}",
-            "chat_template_caps": CAPS | {"supports_system_role": False},
+            "chat_template_caps": CAPS | {"supports_parallel_tool_calls": False},
         }
         self.learned({MODELS: owned("llamacpp", "tiny"), PROPS: always(json_body(told))})
         self.assertEqual(self.entry("tiny")["max_input_tokens"], 4096)
         able = self.able("tiny")
         self.assertTrue(able["tool_use"] and able["image_input"] and able["thinking"] and not able["effort"])
         (line,) = self.log_of("speaks")
-        for words in ("fake", "llama.cpp", "offers tiny", "window 4096", "2 at once", "no place for system messages"):
+        for words in ("fake", "llama.cpp", "offers tiny", "window 4096", "2 at once", "no place for several calls"):
             self.assertIn(words, line)
         self.assertNotIn(BACKEND_KEY, line)
         self.assertEqual(self.asked("/slots"), 0)
