@@ -168,6 +168,8 @@ class BackendClient:
         try:
             response = await self._request(method, url, body, headers)
         except ResponseNeverReceived as fault:
+            if _cancelled(fault):
+                raise CancelledError from None
             raise Refusal(self._unreachable(fault)) from None
         text = await read_body(response, LONGEST_ANSWER)
         try:

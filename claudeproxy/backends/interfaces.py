@@ -6,9 +6,10 @@ from typing import Any, Protocol
 from attrs import field, frozen
 from twisted.web.iweb import IResponse
 
-from claudeproxy.backends.generation import Generation
+from claudeproxy.backends.generation import Generation, Limits
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.events import Event
+from claudeproxy.routing.sessions import Turn
 
 #: Called with the events that follow from one read of the backend.
 Deliver = Callable[[list[Event]], None]
@@ -34,6 +35,8 @@ class Call:
     letter: Letter
     #: The same for all requests of one conversation, or "".
     session: str = ""
+    #: Which of the conversation's agents asks, where that is told.
+    kin: str = ""
 
 
 @frozen
@@ -53,6 +56,8 @@ class Prepared:
     window: int
     #: What only the backend needs to know, to read the answer.
     context: Any = None
+    #: How the prompt goes on from the conversation's last one; None where no session is told.
+    turn: Turn | None = None
 
 
 @frozen
@@ -95,6 +100,10 @@ class Offer:
 
 class Forwarder(Protocol):
     """Passes requests on as they are, and answers back."""
+
+    @property
+    def limits(self) -> Limits:
+        """How long an answer may take."""
 
     async def forward(self, letter: Letter, model: str) -> IResponse:
         """The answer's beginning, whatever its status; its body is to be delivered as it comes.

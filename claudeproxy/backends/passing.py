@@ -78,6 +78,10 @@ class PassThrough:
         """Itself, unless the answers are to be repaired."""
         return None if self._repairs else self
 
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
     async def forward(self, letter: Letter, model: str) -> IResponse:
         return await self._send(letter, self._edited(letter.body, model))
 

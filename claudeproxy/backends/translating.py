@@ -19,11 +19,15 @@ from claudeproxy.backends.interfaces import Call, Count, Deliver, Offer, Prepare
 from claudeproxy.backends.profile import Facts, Profile
 from claudeproxy.backends.recognition import Recognised
 from claudeproxy.backends.recovery import FRESH, FRESH_HOSTED, Acquaintance, in_words, printable
+from claudeproxy.backends.remembering import remembering
 from claudeproxy.backends.speech import Speech
 from claudeproxy.backends.tally import Tally
 from claudeproxy.backends.vigil import Check
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.problems import Refusal, invalid_request
+from claudeproxy.routing.sessions import Sessions
+from claudeproxy.translate.chain import Chain
+from claudeproxy.translate.chat_request import hashed
 from claudeproxy.translate.dialects import DIALECTS, Dialect
 from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.failures import problem_from_answer
@@ -57,6 +61,8 @@ class _Context:
     check: Check | None
     #: The same body without the wish to think, where there was one.
     thoughtless: bytes | None
+    #: Headers of this request alone.
+    headers: Mapping[str, str]
     #: A request that needs no backend.
     search: MessagesRequest | None
 
@@ -74,6 +80,8 @@ class Manner:
     only_model: str = ""
     #: The context window in tokens, whatever the server tells; 0 for what it tells.
     window: int = 0
+    #: The header that tells load balancers which requests belong together; "" for none.
+    affinity_header: str = ""
 
 
 @define(eq=False)
@@ -88,6 +96,7 @@ class TranslatingBackend:
     _manner: Manner
     _documents: DocumentReader
     _tally: Tally
+    _sessions: Sessions
     _clock: IReactorTime
     _unique: Callable[[], str]
     _log: Logger
@@ -136,8 +145,14 @@ class TranslatingBackend:
         if dialect.may_refuse_thinking:
             bare = self._speech.without_thinking(chat)
             thoughtless = encode(bare.body) if bare != chat else None
-        context = _Context(expected, size, self._check(dialect), thoughtless, search)
-        return Prepared(encode(chat.body), model, chat.dropped, chat.emulated, fit.tokens, profile.window, context)
+        context = _Context(expected, size, self._check(dialect), thoughtless, self._affinity(call), search)
+        turn = None
+        if call.session:
+            chain = Chain.of(chat.body, f"{self.name} {dialect.name}")
+            turn = self._sessions.begin(call.session, call.kin, chain, self._clock.seconds())
+        return Prepared(
+            encode(chat.body), model, chat.dropped, chat.emulated, fit.tokens, profile.window, context, turn
+        )
 
     def generate(self, prepared: Prepared, message_id: str, model: str, deliver: Deliver) -> Generation:
         context: _Context = prepared.context
@@ -145,9 +160,11 @@ class TranslatingBackend:
         machine = self._speech.machine(reply, context.expected, self._unique)
 
         heard = self._tally.listener(prepared.model, context.size, machine, deliver)
+        if prepared.turn is not None:
+            heard = remembering(self._sessions, prepared.turn, machine, self._clock.seconds, heard)
         generation = Generation(self.name, machine, heard, self._clock, self._manner.limits, self._log)
         if context.search is None:
-            generation.start(self._send(prepared.model, prepared.body, context.thoughtless), context.check)
+            generation.start(self._send(prepared.model, prepared.body, context), context.check)
         else:
             generation.conclude(no_results(context.search, reply, prepared.prompt_tokens, self._unique()))
         return generation
@@ -215,10 +232,16 @@ class TranslatingBackend:
         except RecursionError:
             raise Refusal(invalid_request("messages: nested too deeply")) from None
 
-    async def _send(self, model: str, body: bytes, thoughtless: bytes | None) -> IResponse:
+    def _affinity(self, call: Call) -> Mapping[str, str]:
+        """A session's requests go to the same place, those of its sub-agents to places of their own."""
+        header = self._manner.affinity_header
+        return {header: hashed(f"{call.session} {call.kin}")[:32]} if header and call.session else {}
+
+    async def _send(self, model: str, body: bytes, context: _Context) -> IResponse:
+        thoughtless = context.thoughtless
         try:
             target = await self._locate()
-            url, headers = target.base + self._speech.path, self._headers(target)
+            url, headers = target.base + self._speech.path, {**self._headers(target), **context.headers}
             response = await self._client.post(url, body, headers)
         except Refusal:
             self._acquaintance.doubt()

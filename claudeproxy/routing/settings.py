@@ -159,6 +159,14 @@ class BackendSettings:
         "`[tokenizers]`; in the environment it is JSON.",
         only_for=_TRANSLATED,
     )
+    affinity_header: str = setting(
+        "x-session-id",
+        env="PROVIDER_AFFINITY_HEADER",
+        expects=text("the name of a header, or none", r"[A-Za-z0-9-]+"),
+        doc="The header that tells a load balancer before several servers which requests belong together: the same "
+        "hash for all of one agent's; `none` sends none.",
+        only_for=_TRANSLATED,
+    )
     num_ctx: int = setting(
         32_768,
         env="OLLAMA_NUM_CTX",

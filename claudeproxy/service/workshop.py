@@ -24,6 +24,7 @@ from claudeproxy.backends.speech import Speech
 from claudeproxy.backends.tally import Tally
 from claudeproxy.backends.tokenizer import TokenizerFile, read_vocabulary
 from claudeproxy.backends.translating import Manner, TranslatingBackend
+from claudeproxy.routing.sessions import Sessions
 from claudeproxy.routing.settings import BackendSettings, Settings
 from claudeproxy.routing.table import ModelTable
 from claudeproxy.service.observers import Logs
@@ -70,6 +71,7 @@ class Workshop:
     learned: Learned = field(factory=Learned, init=False)
     #: Called when something was learned.
     changed: Callable[[], None] = field(default=_nothing, init=False)
+    _sessions: Sessions = field(factory=Sessions, init=False)
     _scale: PromptScale = field(factory=PromptScale, init=False)
     _documents: DocumentReader = field(factory=lambda: DocumentReader(deferToThread), init=False)
     _made: dict[BackendSettings, Backend] = field(factory=dict, init=False)
@@ -148,7 +150,14 @@ class Workshop:
 
     def _manner(self, settings: BackendSettings, dialect: Dialect | None) -> Manner:
         policy = Policy(settings.server_tools == "drop", settings.unseen_images == "reject")
-        return Manner(_limits(settings), dialect, dict(settings.cells), policy, window=settings.context_window)
+        return Manner(
+            _limits(settings),
+            dialect,
+            dict(settings.cells),
+            policy,
+            window=settings.context_window,
+            affinity_header="" if settings.affinity_header == "none" else settings.affinity_header,
+        )
 
     def _tally(self, settings: BackendSettings, log: Logger) -> Tally:
         files = {
@@ -175,6 +184,7 @@ class Workshop:
             manner,
             self._documents,
             self._tally(settings, log),
+            self._sessions,
             self._reactor,
             self._new_id,
             log,

@@ -15,6 +15,7 @@ from claudeproxy.model.events import (
     TextDelta,
     ThinkingDelta,
 )
+from claudeproxy.translate.signatures import ALIVE
 from claudeproxy.wire.events import ending_json, message_json, usage_json
 from claudeproxy.wire.json import NotJSON, decode
 
@@ -43,6 +44,7 @@ class MessageAssembly:
             case MessageStart():
                 self.message = message_json(event)
             case MessageDelta():
+                self.message["content"] = _without_signs_of_life(self.message["content"])
                 self.message.update(ending_json(event), usage=usage_json(event.usage))
 
     def _complete(self, block: dict[str, Any]) -> None:
@@ -55,6 +57,12 @@ class MessageAssembly:
                 block["thinking"] += whole
             case "tool_use" | "server_tool_use":
                 block["input"] = _input(whole)
+
+
+def _without_signs_of_life(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A stream cannot take back the block in which it waited; a whole message need not show it."""
+    said = [each for each in content if each.get("text") != "" and each.get("signature") != ALIVE]
+    return said or content
 
 
 def _input(arguments: str) -> Any:

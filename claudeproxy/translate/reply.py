@@ -18,6 +18,7 @@ from claudeproxy.model.events import (
 )
 from claudeproxy.model.problems import Problem
 from claudeproxy.translate.grammar import EventMachine, State
+from claudeproxy.translate.signatures import ALIVE
 
 #: PROTOCOL row 71 and the decision above the rows: no delta of ours is larger, in bytes of JSON text.
 LARGEST_PIECE = 16 * 1024
@@ -118,9 +119,10 @@ class Reply:
         self._stop()
 
     def close_block(self) -> None:
-        """Closes what is open. A thinking block that nobody signed gets the empty signature."""
+        """Closes what is open. A thinking block that nobody signed gets the empty signature; one that holds nothing
+        but signs of life gets ours, by which it is known when it comes back."""
         if self._open == "thinking":
-            self.sign("")
+            self.sign("" if self.kinds[-1] else ALIVE)
         elif self._open:
             self._stop()
 

@@ -129,12 +129,11 @@ class _Conversation:
                 self._user(pieces)
                 pieces = []
                 self.system(text)
+            elif text and not said and isinstance(last.get("output"), str):  # no reason for a message, as in `turns`
+                last["output"] += "\n\n" + reminder(text)
             elif text:
                 pieces.append(reminder(text))
-        if pieces and not said and isinstance(last.get("output"), str):  # only reminders: no reason for a message
-            last["output"] += "\n\n" + text_of(pieces)
-        else:
-            self._user(pieces)
+        self._user(pieces)
 
     def _user(self, pieces: list[Piece]) -> None:
         """The user's turn, or more of it."""

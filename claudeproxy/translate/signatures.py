@@ -32,6 +32,10 @@ def sign(reasoning: Reasoning) -> str:
     return PREFIX + urlsafe_b64encode(packed).decode().rstrip("=")
 
 
+#: Of a thinking block that held nothing but signs of life (issue 5): nobody wants it back.
+ALIVE = sign(Reasoning(""))
+
+
 def is_ours(signature: str) -> bool:
     """Whether some claudeproxy made it. Such a one must never reach a real Anthropic backend."""
     return signature.startswith(PREFIX)

@@ -179,9 +179,10 @@ class StreamAnswer:
             self._timer = self._clock.callLater(self._times.quiet - silent, self._break_silence)
 
     def _show_life(self, now: float) -> None:
+        before = self._written
         if self._tape is not None and now - self._heard >= self._times.patience:
             self._tape.keep_alive()
-        if self._written != now and not self._done.called:
+        if self._written == before and not self._done.called:
             self._request.write(stream_bytes([Ping()]))
             self._written = now
 

@@ -14,11 +14,12 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.resource import IResource, Resource
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from claudeproxy.backends.interfaces import Backend, Call, Forwarder, Letter
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.problems import Problem, Refusal, from_status, internal, not_found, stopping, wrong_method
+from claudeproxy.routing.sessions import kin_of
 from claudeproxy.routing.table import Route
 from claudeproxy.web.answers import Answer, StreamAnswer, Times, WholeAnswer, answer_json, answer_problem
 from claudeproxy.web.bodies import letter_of, plain_path
@@ -33,6 +34,8 @@ from claudeproxy.wire.requests import model_of, read_count, read_messages, read_
 
 #: So many different losses are told once each; more can only be made up by a client.
 _MOST_TOLD = 1000
+#: What is done under each path of the API.
+_METHODS = {"messages": "POST", "messages/count_tokens": "POST", "models": "GET"}
 
 
 @define(eq=False)
@@ -75,8 +78,12 @@ class MessagesAPI:
             answer.scale = tape.scale
             tape.play_to(answer, "msg_" + self._new_id())
         else:
-            prepared = await backend.prepare(Call(parsed.request, letter, exchange.session), route.model)
+            call = Call(parsed.request, letter, exchange.session, _kin(request))
+            prepared = await backend.prepare(call, route.model)
             exchange.backend_model = printable(prepared.model)
+            exchange.turn = prepared.turn
+            if prepared.turn is not None:
+                request.setHeader("x-claudeproxy-cache", prepared.turn.continuity.header)
             self._tell_losses(request, exchange, prepared.dropped + parsed.unknown, prepared.emulated)
             tape = self._tape(request, exchange, data, answer, live)
             tape.scale = answer.scale = live.scale(prepared.window)
@@ -110,6 +117,18 @@ class MessagesAPI:
             raise Refusal(not_found(f"model: {name}"))
         return answer_json(request, entry)
 
+    @app.route("/v1/<path:rest>", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
+    async def elsewhere(self, request: Request, rest: str) -> None:
+        """Files, batches and what is still to come (PROTOCOL 1.1): the affair of the default backend, if that is an
+        Anthropic server. A route, because Klein cancels no error handler when its client leaves."""
+        live = self._live()
+        default = next(iter(live.backends.values()))
+        if default.forwarder is None:
+            raise MethodNotAllowed([_METHODS[rest]]) if rest in _METHODS else NotFound
+        exchange = self._exchanges.of(request)
+        exchange.backend = default.name
+        await self._forward(request, exchange, default.forwarder, _letter(request, live), "")
+
     @app.route("/health", methods=["GET"])
     def health(self, request: Request) -> bytes:
         return answer_json(request, {"status": "ok"})
@@ -128,15 +147,7 @@ class MessagesAPI:
         return self._problem(request, refusal.problem)
 
     @app.handle_errors(HTTPException)
-    async def unroutable(self, request: Any, failure: Failure) -> bytes | None:
-        live = self._live()
-        default = next(iter(live.backends.values()))
-        if default.forwarder is not None and request.postpath[:1] == [b"v1"]:
-            # Files, batches and what is still to come (PROTOCOL 1.1): Anthropic's own affair.
-            exchange = self._exchanges.of(request)
-            exchange.backend = default.name
-            await self._forward(request, exchange, default.forwarder, _letter(request, live), "")
-            return None
+    def unroutable(self, request: Any, failure: Failure) -> bytes:
         where = request.path.decode("utf-8", "replace")
         match failure.value:
             case MethodNotAllowed(valid_methods=methods):
@@ -223,7 +234,7 @@ class MessagesAPI:
     async def _forward(
         self, request: Request, exchange: Exchange, forwarder: Forwarder, letter: Letter, model: str
     ) -> None:
-        relay = Relay(request, exchange, self._clock, self._live().settings.ping_ms / 1000)
+        relay = Relay(request, exchange, self._clock, self._live().settings.ping_ms / 1000, forwarder.limits)
         await relay.carry(forwarder.forward(letter, model))
         return None
 
@@ -287,6 +298,13 @@ def _identity(request: Request, session: str, data: Mapping[str, Any]) -> Hashab
     asked = {name: value for name, value in data.items() if name not in ("stream", "max_tokens")}
     credentials = tuple(map(request.getHeader, (b"x-api-key", b"authorization")))
     return session, credentials, blake2b(encode(asked), digest_size=16).digest()
+
+
+def _kin(request: Request) -> str:
+    """Which of a session's agents asks, in Claude Code's own headers (PROTOCOL 7.1)."""
+    return kin_of(
+        *(_header(request, name) or "" for name in (b"x-claude-code-agent-id", b"x-claude-code-request-class"))
+    )
 
 
 def _letter(request: Request, live: Live) -> Letter:

@@ -9,6 +9,7 @@ from twisted.logger import Logger
 from twisted.web.http import Request
 
 from claudeproxy.model.events import Usage
+from claudeproxy.routing.sessions import Turn
 
 #: Asked for by monitors and by clients that warm up: worth a line only to who looks for it.
 _QUIET = frozenset({"/health", "/", "/api/hello"})
@@ -35,6 +36,8 @@ class Exchange:
     emulated: str = ""
     #: It was given the answer that an earlier request of the same content had asked for.
     joined: bool = False
+    #: How the prompt goes on from the conversation's last one, and what became of the cache.
+    turn: Turn | None = None
     #: What was repaired or left out in the answer.
     remarks: tuple[str, ...] = ()
     #: Ends the answer before its time, with an error that says why. Set while there is a stream to end.
@@ -48,7 +51,8 @@ class Exchange:
         for remark in dict.fromkeys(self.remarks):
             log.warn("{request_id} {backend}: {remark}", request_id=self.id, backend=self.backend, remark=remark)
         write(
-            "{client} {session} {method} {path} {status} {outcome} {duration:.3f}s{route}{tokens}{joined} {request_id}",
+            "{client} {session} {method} {path} {status} {outcome} {duration:.3f}s{route}{tokens}{cache}{joined} "
+            "{request_id}",
             client=self.client,
             session=self.session[:8] or "-",
             method=self.method,
@@ -58,6 +62,7 @@ class Exchange:
             duration=now - self.began,
             route=f" {self.model} -> {self.backend}/{self.backend_model}" if self.backend else "",
             tokens=self._tokens(usage),
+            cache=f" cache={self.turn.words}" if self.turn is not None else "",
             joined=" joined" if self.joined else "",
             request_id=self.id,
             model=self.model,

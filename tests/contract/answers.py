@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from claudeproxy.backends.vigil import PAUSE
 from tests.contract.parts import Call, End, Opened, Part, Text, Thought
 from tests.contract.stand import Stand
 from tests.fakes.callers import Caller
@@ -128,6 +129,16 @@ class Streaming(ContractCase):
         self.assertEqual(self.so_far(caller).text, "")
         self.stand.pass_time(40)
         self.assertEqual(self.judged(caller).text, "Hello")
+
+    def test_first_token_while_it_is_asked(self) -> None:
+        """The first token may come while the backend has not yet answered whether it lives."""
+        self.stand.leaves_unanswered(self.stand.alive_path)
+        caller = self.stand.say(Wait(PAUSE + 1), Text("Hello"), Wait(1), End())
+        self.stand.pass_time(PAUSE + 3)
+        checked = self.judged(caller)
+        self.assertEqual((checked.text, checked.finished), ("Hello", True))
+        questions = [each for each in self.stand.fake.received if each.path == self.stand.alive_path]
+        self.assertEqual([each.is_gone for each in questions], [True] * bool(self.stand.alive_path))
 
 
 class Tools(ContractCase):

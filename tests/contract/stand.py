@@ -17,7 +17,7 @@ from tests.fakes.callers import Caller
 from tests.fakes.house import BACKEND_KEY, BACKEND_PORT, FRONT_PORT, House, body
 from tests.fakes.network import End, Network
 from tests.fakes.openai import Received
-from tests.fakes.scripts import EVENT_STREAM, Script, error
+from tests.fakes.scripts import EVENT_STREAM, Script, error, silent
 
 
 class Stand(House):
@@ -41,6 +41,8 @@ class Stand(House):
     tells_progress: ClassVar[bool] = False
     #: Whether stop sequences are the proxy's to find, not the backend's.
     stops_in_proxy: ClassVar[bool] = True
+    #: Where it is asked whether it lives while it says nothing; "" if it is not.
+    alive_path: ClassVar[str] = ""
     #: Whether its answers go to the client byte for byte. What the backend says of itself, how, and whether it says all
     #: of it, is then its own affair; in the proxy's words is only what the proxy has to tell of itself.
     passes_on: ClassVar[bool] = False
@@ -87,6 +89,10 @@ class Stand(House):
     def overflow(self, prompt: int, window: int) -> Script:
         """Its own words for a prompt that is too long."""
         raise NotImplementedError
+
+    def leaves_unanswered(self, path: str) -> None:
+        """Makes it say nothing to a GET there."""
+        self.fake.others["GET", path] = lambda _: silent(headers=False)
 
     def tool_names(self, received: Received) -> list[str]:
         """The names of the tools that it was offered."""

@@ -23,6 +23,7 @@ from tests.fakes.scripts import (
     chunk,
     error,
     json_bytes,
+    silent,
     usage_chunk,
 )
 
@@ -105,6 +106,7 @@ class LlamaStand(GenericStand):
     told = {"dialect": "llama.cpp"}  # noqa: RUF012
     writer = LlamaWriter
     tells_progress = True
+    alive_path = "/health"
 
     def overflow(self, prompt: int, window: int) -> Script:
         words = f"request ({prompt} tokens) exceeds the available context size ({window} tokens), try increasing it"
@@ -150,9 +152,13 @@ class OllamaStand(Stand):
     writer = OllamaWriter
     model = "qwen3:4b"
     tells_cached = False
+    alive_path = "/api/version"
 
     def make_fake(self, network: Network) -> Resource:
         return ollama.FakeOllama(network)
+
+    def leaves_unanswered(self, path: str) -> None:
+        self.fake.others["GET", path] = silent(headers=False)
 
     def refusal(self, status: int, words: str, headers: Any = None) -> Script:
         return error(status, {"error": words}, headers)

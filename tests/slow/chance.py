@@ -1,7 +1,7 @@
 """
 Chance with a memory: each try has a number, from which all of it follows.
 
-CLAUDEPROXY_FUZZ_SEED=17 begins with try 17, CLAUDEPROXY_FUZZ_SECONDS=300 goes on for so long (60 without it; 0 makes
+CLAUDEPROXY_FUZZ_SEED=17 begins with try 17, CLAUDEPROXY_FUZZ_SECONDS=300 goes on for so long (30 without it; 0 makes
 one try), so that a failure, which names its try, is seen again with both.
 """
 
@@ -60,7 +60,7 @@ class Effort:
 def try_out(what: str, attempt: Callable[[Random], object]) -> Effort:
     """One try after the other until the time is up. Raises `Broken` for the first that fails or takes too long."""
     first = int(os.environ.get("CLAUDEPROXY_FUZZ_SEED") or time.time_ns() // 1000 % 10**9)
-    seconds = float(os.environ.get("CLAUDEPROXY_FUZZ_SECONDS") or 60)
+    seconds = float(os.environ.get("CLAUDEPROXY_FUZZ_SECONDS") or 30)
     began = time.monotonic()
     number, slowest = first, 0.0
     print(f"{what}, from try {number} on")

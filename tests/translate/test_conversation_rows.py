@@ -155,17 +155,20 @@ class SystemTests(SynchronousTestCase):
         self.assertEqual(found[2:], [("tool", "a", "A"), ("tool", "b", "B"), ("developer", "S")])
 
     def test_after_results_with_words(self) -> None:
-        """Where the user says something beside the results, the reminder stands with it, in its place."""
+        """Where the user says something beside the results, the reminder stands with it, in its place; should it be
+        said later, the reminder stays where it was sent before."""
         turns = user("1"), assistant(call("a")), user(result("a", "A"))
+        found = outline(sent(*turns[:2], user(result("a", "A"), text("2")), system("S")))
+        self.assertEqual(found[2:], [("tool", "a", "A"), ("user", "2\n\n" + S)])
         found = outline(sent(*turns, system("S"), user("2")))
-        self.assertEqual(found[2:], [("tool", "a", "A"), ("user", S + "\n\n2")])
+        self.assertEqual(found[2:], [("tool", "a", "A\n\n" + S), ("user", "2")])
         found = outline(sent(*turns, system("S"), user(text(""))))
         self.assertEqual(found[2:], [("tool", "a", "A\n\n" + S)], "an empty text is not said")
 
     def test_never_between(self) -> None:
         """Before the results it still comes after them: never between calls and results."""
         turns = user("1"), assistant(call("a")), system("S"), user(result("a", "A"), text("2"))
-        self.assertEqual(outline(sent(*turns))[2:], [("tool", "a", "A"), ("user", S + "\n\n2")])
+        self.assertEqual(outline(sent(*turns))[2:], [("tool", "a", "A\n\n" + S), ("user", "2")])
         kept = outline(sent(*turns, dialect=KEEP))[2:]
         self.assertEqual(kept, [("tool", "a", "A"), ("developer", "S"), ("user", "2")])
 

@@ -282,3 +282,15 @@ class JoiningTests(SynchronousTestCase):
         self.house.pass_time(5)
         self.assertEqual(self.backend_ends, [])
         self.assertEqual(len(self.house.proxy._api.orphanage), 0)
+
+    def test_joined_whole(self) -> None:
+        """Who joins without a stream gets a message without the block in which a stream had waited."""
+        call = {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "t", "arguments": "{}"}}]}
+        tools = [{"name": "t", "input_schema": {"type": "object"}}]
+        for fields in ({}, THINKS):
+            self.setUp()
+            self.begin(75, late(chunk(call, finish="tool_calls"), Done(), after=90), tools=tools, **fields)
+            retry = self.ask(stream=None, tools=tools, **fields)
+            self.house.pass_time(30)
+            self.assertEqual([each["type"] for each in retry.json["content"]], ["tool_use"])
+            self.assertEqual(self.asked, 1)
