@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes.callers import Caller
 from tests.fakes.house import BACKEND_PORT, House, body
-from tests.fakes.openai import Cut, Hang, Script, Send, Wait, silent, text
+from tests.fakes.openai import Cut, Done, Hang, Script, Send, Wait, silent, text
 from tests.fakes.scripts import chunk
 from tests.stream_checker import check_message, check_stream
 
