@@ -70,6 +70,8 @@ class Count:
     model: str
     #: The model's context window, in tokens; 0 if nobody knows it.
     window: int = 0
+    #: What of the request is not counted, because it would not be sent.
+    dropped: tuple[str, ...] = ()
 
 
 @frozen
@@ -144,6 +146,12 @@ class Backend(Protocol):
 
     def start(self) -> None:
         """Gets ready to answer; may be called again after `close`."""
+
+    def look_again(self) -> None:
+        """Asks the server anew what it is, without letting anybody wait."""
+
+    def knows(self, model: str) -> bool:
+        """Whether the server has told of a model of this very name."""
 
     async def close(self) -> None:
         """Gives back what it holds. Its generations should have ended."""

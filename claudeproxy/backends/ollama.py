@@ -16,7 +16,7 @@ from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.documents import Papers
 from claudeproxy.translate.dialects import DIALECTS, Dialect
 from claudeproxy.translate.expected import Expected
-from claudeproxy.translate.ollama_request import to_ollama, without_thinking
+from claudeproxy.translate.ollama_request import to_ollama, without_level, without_thinking
 from claudeproxy.translate.ollama_stream import OllamaStream
 from claudeproxy.translate.reply import Reply
 from claudeproxy.translate.translation import Policy, Translation
@@ -47,6 +47,9 @@ class OllamaSpeech:
 
     def without_thinking(self, translation: Translation) -> Translation:
         return without_thinking(translation)
+
+    def without_level(self, translation: Translation) -> Translation:
+        return without_level(translation)
 
     def machine(self, reply: Reply, expected: Expected, unique: Callable[[], str]) -> Machine:
         return OllamaStream(reply, expected, unique)

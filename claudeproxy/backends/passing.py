@@ -130,6 +130,13 @@ class PassThrough:
     def start(self) -> None:
         self._acquaintance.start()
 
+    def look_again(self) -> None:
+        self._acquaintance.doubt()
+
+    def knows(self, model: str) -> bool:
+        known = self._acquaintance.last
+        return known is not None and model in known.models
+
     async def close(self) -> None:
         self._acquaintance.stop()
         await self._client.close()

@@ -21,6 +21,8 @@ _OWNERS = {
     "organization_owner": "lmstudio",
     "library": "ollama-compat",
 }
+#: Owners of models on servers that have Ollama's paths beside their own.
+_LIKE_OLLAMA = ("koboldcpp", "llama-swap")
 #: A server, or what stands before it, that will be there in a moment: llama.cpp while it loads its model.
 _NOT_NOW = (502, 503, 504)
 #: What llama.cpp says that a template can do, and the words for the log where it cannot.
@@ -66,6 +68,9 @@ async def recognise(client: BackendClient, target: Target, headers: Headers, sur
             found = await _llama(client, target, headers, models, dialect is not None)
             if found is not None:
                 return found
+            if dialect is None and status == 200:
+                dialect = await _by_paths(client, target, headers, listing)
+    match dialect.name if dialect is not None else "":
         case "lmstudio":
             models = await _of_lmstudio(client, target, headers, models)
         case "ollama-compat":
@@ -86,6 +91,24 @@ def _by_owner(listing: Any) -> Dialect | None:
         if name is not None:
             return DIALECTS[name]
     return None
+
+
+async def _by_paths(client: BackendClient, target: Target, headers: Headers, listing: Any) -> Dialect | None:
+    """What has no model that would tell, or those of other owners: Ollama's namespaces are owners."""
+    if any(entry.get("owned_by") in _LIKE_OLLAMA for entry in entries(listing)):
+        return None
+    try:
+        status, told = await client.get(f"{target.root}/api/version", headers)
+        # Others that have this path tell more on it.
+        if status == 200 and isinstance(told, dict) and list(told) == ["version"] and isinstance(told["version"], str):
+            return DIALECTS["ollama-compat"]
+        if entries(listing):
+            return None
+        status, told = await client.get(f"{target.root}/api/v0/models", headers)
+    except Refusal:
+        return None
+    is_list = status == 200 and isinstance(told, dict) and isinstance(told.get("data"), list)
+    return DIALECTS["lmstudio"] if is_list else None
 
 
 def _alike(models: Mapping[str, Facts]) -> Facts:

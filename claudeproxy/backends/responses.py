@@ -47,6 +47,9 @@ class ResponsesSpeech:
     def without_thinking(self, translation: Translation) -> Translation:
         return without_thinking(translation)
 
+    def without_level(self, translation: Translation) -> Translation:
+        return translation  # no such server tells the two refusals apart
+
     def machine(self, reply: Reply, expected: Expected, unique: Callable[[], str]) -> Machine:
         return ResponsesStream(reply, expected, unique)
 

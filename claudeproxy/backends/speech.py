@@ -41,6 +41,9 @@ class Speech(Protocol):
     def without_thinking(self, translation: Translation) -> Translation:
         """The same for a model that refuses to be asked to think."""
 
+    def without_level(self, translation: Translation) -> Translation:
+        """The same for a model that can be made to think, but refuses to be told how much."""
+
     def machine(self, reply: Reply, expected: Expected, unique: Callable[[], str]) -> Machine:
         """What reads the answer."""
 

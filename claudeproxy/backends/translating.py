@@ -1,7 +1,7 @@
 """Backends that are translated to: what all of them share, whatever they speak."""
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,11 +38,12 @@ from claudeproxy.translate.web_search import is_web_search, no_results
 from claudeproxy.translate.window import Fit, limited, wanted
 from claudeproxy.wire.json import encode
 
-#: What servers say of a model that cannot think, if they are asked to make it (LM Studio, Ollama), and what older
-#: Ollamas say of a model that cannot be told how much.
+#: What servers say of a model that cannot think, if they are asked to make it (LM Studio, Ollama).
 _NO_THINKING = re.compile(
     rb"does not support (?:thinking|reasoning)|think value .{0,40} is not supported|invalid think value", re.IGNORECASE
 )
+#: What Ollama says of one that thinks, but cannot be told how much.
+_NO_LEVEL = re.compile(rb"think value .{0,40} is not supported|invalid think value", re.IGNORECASE)
 #: The families that are services, not servers: what they offer does not change from one minute to the next.
 _HOSTED = ("openai", "openrouter", "deepseek", "kimi", "glm")
 
@@ -53,14 +54,23 @@ _UNCOUNTED = frozenset({"max_tokens", "max_completion_tokens", "max_output_token
 
 
 @frozen
+class _Milder:
+    """A request that asks for less, the words upon which it is sent, and the models that are known to say them."""
+
+    words: re.Pattern[bytes]
+    models: set[str]
+    body: bytes
+
+
+@frozen
 class _Context:
     expected: Expected
     #: The size of the prompt, from which its count is learned.
     size: Size
     #: How to find out whether the server lives, where it can be asked.
     check: Check | None
-    #: The same body without the wish to think, where there was one.
-    thoughtless: bytes | None
+    #: The same with less of a wish to think, where there was one: for a model that refuses it.
+    milder: tuple[_Milder, ...]
     #: Headers of this request alone.
     headers: Mapping[str, str]
     #: A request that needs no backend.
@@ -104,6 +114,8 @@ class TranslatingBackend:
     _process: IService | None = None
     #: The models that have refused to think.
     _thoughtless: set[str] = field(factory=set, init=False)
+    #: Those that think, but have refused to be told how much.
+    _levelless: set[str] = field(factory=set, init=False)
     _acquaintance: Acquaintance = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -131,6 +143,8 @@ class TranslatingBackend:
         chat = await self._translated(request, model, dialect, session)
         if model in self._thoughtless:
             chat = self._speech.without_thinking(chat)
+        elif model in self._levelless:
+            chat = self._speech.without_level(chat)
         if request.tools and dialect.tools == "no":  # said of every request: an agent without tools is none
             told = "model {model} of {backend} gets no tools: its template has no place for them"
             self._log.warn(told, model=printable(model), backend=self.name)
@@ -141,11 +155,8 @@ class TranslatingBackend:
             if fit.left is not None:
                 chat = evolve(chat, body=limited(chat.body, max(fit.left, dialect.least_output)))
         expected = Expected.of(self.name, fit.tokens, profile.window, request, chat, dialect)
-        thoughtless = None
-        if dialect.may_refuse_thinking:
-            bare = self._speech.without_thinking(chat)
-            thoughtless = encode(bare.body) if bare != chat else None
-        context = _Context(expected, size, self._check(dialect), thoughtless, self._affinity(call), search)
+        milder = tuple(self._milder(chat)) if dialect.may_refuse_thinking else ()
+        context = _Context(expected, size, self._check(dialect), milder, self._affinity(call), search)
         turn = None
         if call.session:
             chain = Chain.of(chat.body, f"{self.name} {dialect.name}")
@@ -181,7 +192,7 @@ class TranslatingBackend:
         size = self._tally.measure(chat.body, dialect.name)
         ask = partial(self._ask_for_count, chat.body, dialect)
         count = await self._tally.count(model, encode(_counted(chat.body)), chat.body, size, ask)
-        return evolve(count, window=profile.window)
+        return evolve(count, window=profile.window, dropped=chat.dropped)
 
     async def offers(self) -> Sequence[Offer]:
         offered = await self._acquaintance.offered()
@@ -194,6 +205,13 @@ class TranslatingBackend:
         if self._process is not None:
             self._process.startService()
         self._acquaintance.start()  # whether it answers is of no importance yet
+
+    def look_again(self) -> None:
+        self._acquaintance.doubt()
+
+    def knows(self, model: str) -> bool:
+        known = self._acquaintance.last
+        return known is not None and model in known.models
 
     async def close(self) -> None:
         self._acquaintance.stop()
@@ -238,7 +256,6 @@ class TranslatingBackend:
         return {header: hashed(f"{call.session} {call.kin}")[:32]} if header and call.session else {}
 
     async def _send(self, model: str, body: bytes, context: _Context) -> IResponse:
-        thoughtless = context.thoughtless
         try:
             target = await self._locate()
             url, headers = target.base + self._speech.path, {**self._headers(target), **context.headers}
@@ -246,14 +263,26 @@ class TranslatingBackend:
         except Refusal:
             self._acquaintance.doubt()
             raise
-        if response.code != 400 or thoughtless is None:
-            return response
-        said = await read_body(response, LONGEST_ERROR)
-        if not _NO_THINKING.search(said):
-            raise Refusal(problem_from_answer(self.name, response.code, said))
-        self._log.info("model {model} of {backend} cannot think; it is not asked again", model=model, backend=self.name)
-        self._thoughtless.add(model)
-        return await self._client.post(url, thoughtless, headers)
+        rest = context.milder
+        while response.code == 400 and rest:
+            said = await read_body(response, LONGEST_ERROR)
+            chosen = next((each for each in rest if each.words.search(said)), None)
+            if chosen is None:
+                raise Refusal(problem_from_answer(self.name, response.code, said))
+            chosen.models.add(model)
+            rest = rest[rest.index(chosen) + 1 :]
+            told = "model {model} of {backend} refuses to be asked to think so; from now on it is asked for less"
+            self._log.info(told, model=printable(model), backend=self.name)
+            response = await self._client.post(url, chosen.body, headers)
+        return response
+
+    def _milder(self, chat: Translation) -> Iterator[_Milder]:
+        for words, models, less in (
+            (_NO_LEVEL, self._levelless, self._speech.without_level(chat)),
+            (_NO_THINKING, self._thoughtless, self._speech.without_thinking(chat)),
+        ):
+            if less.body != chat.body:
+                yield _Milder(words, models, encode(less.body))
 
     async def _learn(self, model: str) -> Profile:
         """How to speak of ``model``, and what is known of it; a server that does not answer is not waited for long."""

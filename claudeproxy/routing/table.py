@@ -6,8 +6,9 @@ A name is looked for (issue 2, item 2)
 2. by glob, in written order; `*` and `?` are the only wildcards, since a name may end in `[1m]`,
 3. among the backends: `backend/model`, with the very name of a backend, is that model there,
 4. by family: the entry that is the family's word, else the first written one whose name contains it,
-5. in the default model,
-6. and if there is none: in the map's only target if there is just one, else it goes to the default backend as it came.
+5. among the models that the backends have told of, if one has that very name (`web.live` looks there),
+6. in the default model,
+7. and if there is none: in the map's only target if there is just one, else it goes to the default backend as it came.
 
 `anthropic/` in front of a name that nothing else here knows is taken off: Claude Code's picker shows only names with
 that word or `claude` in them, so that `GET /v1/models` lists the others under such an alias as well.
@@ -48,6 +49,8 @@ class Route:
     """What that backend is asked for."""
     requested: str
     """What the client asked for, untouched."""
+    sure: bool = field(default=True, eq=False)
+    """False if nothing but the default, or having one target only, leads there."""
 
 
 @frozen
@@ -146,25 +149,15 @@ class ModelTable:
         known = self._remembered.get(name)
         if known is not None:
             return known
-        target = self._target(name)
-        route = Route(target.backend, target.model, requested=name)
+        plainly = name.removeprefix(PICKED) if self._known(name) is None and is_alias(name) else name
+        known_target = self._known(plainly)
+        target = known_target or self._otherwise or Target(self._backends[0].name, plainly)
+        route = Route(target.backend, target.model, name, known_target is not None)
         if len(name) <= _REMEMBERED_LENGTH:
             if len(self._remembered) >= _REMEMBERED_NAMES:
                 self._remembered.clear()
             self._remembered[name] = route
         return route
-
-    def leads_alike(self, name: str, other: str) -> bool:
-        """Whether two names are answered by the same model."""
-        one, two = self.route(name), self.route(other)
-        return (one.backend, one.model) == (two.backend, two.model)
-
-    def _target(self, name: str) -> Target:
-        known = self._known(name)
-        if known is None and is_alias(name):
-            name = name.removeprefix(PICKED)
-            known = self._known(name)
-        return known or self._otherwise or Target(self._backends[0].name, name)
 
     def _known(self, name: str) -> Target | None:
         folded = name.casefold()

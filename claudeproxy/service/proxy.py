@@ -131,7 +131,9 @@ class Proxy(Service):
         self._logs.set_level(settings.log_level)
         self._settings, self._live = settings, live
         for backend in live.backends.values():
-            if backend not in before:
+            if backend in before:
+                backend.look_again()
+            else:
                 backend.start()
         for retired in self._workshop.retire(live):
             Deferred.fromCoroutine(self._retire(retired))

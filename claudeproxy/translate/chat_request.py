@@ -3,16 +3,19 @@
 from hashlib import sha256
 from typing import Any
 
+from attrs import evolve
+
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.documents import Papers
 from claudeproxy.model.problems import Refusal, invalid_request
 from claudeproxy.translate import thinking
 from claudeproxy.translate.content import ContentReader
 from claudeproxy.translate.dialects import Dialect
-from claudeproxy.translate.structured import ask_for_schema, wanted_format
-from claudeproxy.translate.tools import offer
+from claudeproxy.translate.names import Names
+from claudeproxy.translate.structured import ask_for_schema, say_last, wanted_format
+from claudeproxy.translate.tools import Offered, offer
 from claudeproxy.translate.translation import STRICT, Policy, Translation, bare, emulated_fields, once, used_ids
-from claudeproxy.translate.turns import chat_messages
+from claudeproxy.translate.turns import chat_messages, reminder
 
 #: Edits of the context that leave all as it is.
 _NO_EDITS = ({"type": "clear_thinking_20251015", "keep": "all"},)
@@ -42,8 +45,12 @@ def to_chat(
     offered = offer(request, dialect, policy.drop_server_tools)
     wanted = thinking.asked(request)
     body |= offered.fields
+    offered = _choose_in_words(body, offered, dialect)
     format = wanted_format(request, dialect, begun)
     dropped = [*offered.dropped, *reader.lost]
+    if wanted.on and not dialect.demands_while_thinking and body.get("tool_choice", "auto") not in ("auto", "none"):
+        wanted = evolve(wanted, on=False)  # the call was demanded, to think was a wish
+        dropped.append("thinking (not together with a tool_choice that demands a call)")
     dropped += thinking.ask(body, wanted, model, dialect)
     ask_for_schema(body, format)
     dropped += format.dropped
@@ -61,6 +68,24 @@ def to_chat(
         begun,
         emulated=once(emulated_fields(request), offered.emulated, format.emulated),
     )
+
+
+def _choose_in_words(body: dict[str, Any], offered: Offered, dialect: Dialect) -> Offered:
+    """A choice for a server that knows none (PROTOCOL 4.8): the model is asked, at the end, where it breaks no prefix;
+    and nothing but having no tools keeps it from calling."""
+    if dialect.tool_choice != "words" or "tools" not in body:
+        return offered
+    emulated = [name for name in offered.emulated if name != "tool_choice"]
+    match body.pop("tool_choice", "auto"):
+        case "auto":
+            return offered
+        case "none":
+            del body["tools"]
+            return evolve(offered, names=Names(), emulated=(*emulated, "tool_choice"))
+    tools = [tool["function"]["name"] for tool in body["tools"]]
+    which = f"the tool {tools[0]}" if len(tools) == 1 else "one of the tools"
+    say_last(body["messages"], reminder(f"Answer this time with a call of {which}, and with nothing else."))
+    return evolve(offered, emulated=(*emulated, "tool_choice (asked for in words)"))
 
 
 def without_thinking(chat: Translation) -> Translation:

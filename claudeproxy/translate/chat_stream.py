@@ -3,20 +3,29 @@
 The rows that the comments name are those of PROTOCOL 5.
 """
 
+import re
 from collections.abc import Iterable, Mapping
+from math import isfinite
 from typing import Any
 
 from attrs import define, field
 
+from claudeproxy.model.events import Usage
 from claudeproxy.model.problems import bad_gateway
 from claudeproxy.translate.failures import is_bare_error, problem_from_error
 from claudeproxy.translate.stops import CUTS, Ending, ending_of, shown_reason
 from claudeproxy.translate.stream_machine import StreamMachine
 from claudeproxy.translate.tool_calls import ToolCall, ToolCalls, index_of
-from claudeproxy.translate.usage import from_chat, from_progress, from_timings
+from claudeproxy.translate.usage import completed, from_chat, from_progress, from_timings
+from claudeproxy.wire.json import NotJSON
 
 #: The fields in which servers send reasoning; of several in one delta the first wins (row 32).
 _REASONING = ("reasoning_content", "reasoning", "thinking")
+
+#: A JSON string, to pass over what is in it, or what servers write for a number that is none.
+_STRING_OR_NO_NUMBER = re.compile(
+    rb'"(?:[^"\\]++|\\.)*+"|(-?(?:NaN|Infinity)\b|-?[0-9]++(?:\.[0-9]++)?[eE]\+?[0-9]++)', re.DOTALL
+)
 
 
 @define
@@ -43,6 +52,16 @@ class ChatStream(StreamMachine):
     def _last_word_said(self) -> None:
         self._done = True
         self._finished()
+
+    def _decoded(self, data: bytes) -> Any:
+        """A rate or a count that is no number costs itself, not the answer."""
+        try:
+            return super()._decoded(data)
+        except NotJSON:
+            numbered = _STRING_OR_NO_NUMBER.sub(_without_no_number, data)
+            if numbered == data:
+                raise
+        return super()._decoded(numbered)
 
     def _value(self, value: dict[str, Any], name: str) -> None:
         if name == "error" or value.get("error") or is_bare_error(value):  # rows 42, 53, 67, 76, 77, 78
@@ -94,7 +113,7 @@ class ChatStream(StreamMachine):
                 self._think(thought, name, details)
                 return
         if details:
-            self._think("".join(_text(each) for each in details), "reasoning_details", details)
+            self._think("".join(_detail(each) for each in details), "reasoning_details", details)
 
     def _parts(self, content: Any) -> None:
         """Content as a list of parts (row 61)."""
@@ -124,11 +143,13 @@ class ChatStream(StreamMachine):
             self._composer.call(call)
 
     def _count(self, chunk: Mapping[str, Any]) -> None:
-        usage = chunk.get("usage")
-        if usage is None and isinstance(chunk.get("x_groq"), dict):  # row 44
-            usage = chunk["x_groq"].get("usage")
-        if isinstance(usage, dict) and (usage.get("prompt_tokens") or usage.get("completion_tokens")):
-            self._usage = from_chat(usage)  # row 43: the last one wins
+        choices = chunk.get("choices")
+        for place in (chunk, chunk.get("x_groq"), *(choices if isinstance(choices, list) else ())):  # row 44
+            counts = place.get("usage") if isinstance(place, dict) else None
+            usage = from_chat(counts) if isinstance(counts, dict) else Usage()
+            if usage.prompt or usage.output:
+                self._usage = completed(usage, self._usage)  # row 43: the last one wins
+                break
         if isinstance(chunk.get("timings"), dict):
             self._measured = from_timings(chunk["timings"])
         elif isinstance(chunk.get("prompt_progress"), dict):
@@ -145,6 +166,16 @@ class ChatStream(StreamMachine):
         if self._broke_off:
             doubt = bad_gateway(f"Backend {self._expected.backend} lost its connection to the model.")
         self._conclude(Ending.REFUSED if self._refused else ending, self._calls.dropped, doubt)
+
+
+def _without_no_number(found: re.Match[bytes]) -> bytes:
+    word = found[1]
+    return b"null" if word and not isfinite(float(word)) else found[0]
+
+
+def _detail(entry: Any) -> str:
+    """What can be read of an entry of ``reasoning_details``: its text, or a summary where there is no more."""
+    return _text(entry) or (_text(entry.get("summary")) if isinstance(entry, dict) else "")
 
 
 def _text(part: Any, deepest: int = 8) -> str:

@@ -42,6 +42,10 @@ class Dialect:
     # ---- tools
     #: ``no``: the model's template has no place for tools and would drop them silently.
     tools: str = field(default="yes", validator=in_(("yes", "no")))
+    #: ``words``: ``tool_choice`` is ignored or refused; the model is asked in words, and for "none" gets no tools.
+    tool_choice: str = field(default="field", validator=in_(("field", "words")))
+    #: Whether a call can be demanded of a model that thinks; else such a request is answered without thinking.
+    demands_while_thinking: bool = True
     #: ``only``: the object form is ignored, so that just the one tool is sent, as required.
     tool_choice_named: str = field(default="object", validator=in_(("object", "only")))
     #: Whether ``parallel_tool_calls`` is known. Where it is not, or is not obeyed, the proxy keeps the first call.
@@ -158,6 +162,7 @@ DIALECTS: dict[str, Dialect] = {
         ),
         Dialect(
             "lmstudio",
+            tool_choice_named="only",
             cuts_silently=True,
             top_k=True,
             schemas="grammar",
@@ -178,6 +183,7 @@ DIALECTS: dict[str, Dialect] = {
         ),
         Dialect(
             "deepseek",
+            demands_while_thinking=False,
             system_midway="keep",
             images="no",
             thinking="deepseek",
@@ -187,6 +193,7 @@ DIALECTS: dict[str, Dialect] = {
         ),
         Dialect(
             "kimi",
+            demands_while_thinking=False,
             system_midway="keep",
             prompt_cache_key=True,
             thinking="kimi",
@@ -196,6 +203,8 @@ DIALECTS: dict[str, Dialect] = {
         ),
         Dialect(
             "glm",
+            tool_choice="words",
+            tool_choice_named="only",
             system_midway="keep",
             thinking="glm",
             reasoning_echo="reasoning_content",
@@ -204,6 +213,7 @@ DIALECTS: dict[str, Dialect] = {
         Dialect(
             "ollama",  # its own API; everything else here is Chat Completions
             top_k=True,
+            tool_choice="words",
             tool_choice_named="only",
             schemas="grammar",
             schema_output="json_schema",
@@ -212,7 +222,14 @@ DIALECTS: dict[str, Dialect] = {
             reasoning_echo="thinking",
             include_usage=False,
         ),
-        Dialect("ollama-compat", cuts_silently=True, schema_output="json_schema", reasoning_echo="reasoning"),
+        Dialect(
+            "ollama-compat",
+            tool_choice="words",
+            tool_choice_named="only",
+            cuts_silently=True,
+            schema_output="json_schema",
+            reasoning_echo="reasoning",
+        ),
         Dialect("generic"),
     )
 }
@@ -223,10 +240,12 @@ CHAT_DIALECTS = {name: dialect for name, dialect in DIALECTS.items() if name != 
 #: Whose address says which dialect it speaks: the end of the host's name, and the dialect.
 _HOSTS = (
     ("api.openai.com", "openai"),
+    ("openai.azure.com", "openai"),
     ("openrouter.ai", "openrouter"),
     ("deepseek.com", "deepseek"),
     ("moonshot.ai", "kimi"),
     ("moonshot.cn", "kimi"),
+    ("api.kimi.com", "kimi"),
     ("bigmodel.cn", "glm"),
     ("z.ai", "glm"),
 )
@@ -234,6 +253,7 @@ _HOSTS = (
 
 def dialect_of_host(host: str) -> Dialect | None:
     """The dialect that a well-known host speaks; None for a host that must be asked."""
+    host = host.lower().removesuffix(".")
     for known, name in _HOSTS:
         if host == known or host.endswith("." + known):
             return DIALECTS[name]

@@ -26,6 +26,8 @@ class Expected:
     used_ids: frozenset[str] = frozenset()
     #: The caller wants no call, though it offered tools (``tool_choice`` none): one is text, as in row 28.
     forbids_calls: bool = False
+    #: A call was demanded, of a model that can only be asked for one.
+    demanded: bool = False
     #: Only the first call counts (row 25).
     one_call: bool = False
     #: Thinking was asked for.
@@ -61,6 +63,7 @@ class Expected:
             names=translation.names,
             used_ids=translation.used_ids,
             forbids_calls=request.tool_choice is not None and request.tool_choice.type == "none",
+            demanded="tool_choice (asked for in words)" in translation.emulated,
             one_call=translation.one_call,
             thinks=translation.wanted.on,
             hides_thinking=translation.wanted.hidden,

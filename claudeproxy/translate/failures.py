@@ -37,7 +37,7 @@ _ERROR_WORDS = ("message", "detail", "errors")
 #: Where an error may say what is wrong, the most telling first.
 _WORDED = (
     *("error", "message", "detail", "msg", "error_msg", "error_message", "errorMessage", "error_description"),
-    *("errors", "reason", "description", "title", "text", "code"),
+    *("status_msg", "base_resp", "errors", "reason", "description", "title", "text", "code"),
 )
 #: Of an error that says it nowhere, no more than this is told.
 _LONGEST_UNKNOWN = 200
@@ -46,7 +46,8 @@ _PERMANENT = re.compile(
     r"does not match the expected|mmproj|image input|does not support image|multimodal|jinja|chat template"
     r"|failed to parse (?:grammar|messages)|unsupported (?:param|content)|unable to generate parser"
     r"|json schema (?:conversion |validation )?(?:error|failed)|unrecognized (?:type|schema)"
-    r"|roles must alternate|cannot have 2 or more assistant messages",
+    r"|roles must alternate|cannot have 2 or more assistant messages|only user, assistant and tool roles are supported"
+    r"|failed to parse input at pos|value is not callable",
     re.IGNORECASE,
 )
 #: What is in the codes and types of errors that have no number, letters alone, and the status that each stands for.
@@ -59,6 +60,8 @@ _SIGNS = (
     (404, ("notfound",)),
     (400, ("invalidrequest", "badrequest", "invalidargument")),
 )
+#: What MiniMax's ``base_resp`` has for numbers, and the status that each stands for.
+_MINIMAX = {1002: 429, 1004: 401, 1008: 402, 1026: 400, 1039: 429, 1041: 429, 2013: 400, 2049: 401}
 #: The servers' words for a model that they do not have.
 _NO_MODEL = re.compile(
     r"model:? [`'\"](?P<name>[^`'\"]{1,200})[`'\"]:? (?:(?:was |is )?not found|does not exist|is not valid)"
@@ -108,8 +111,11 @@ def empty_answer(backend: str, counted: int, estimated: int, window: int) -> Pro
 def is_bare_error(said: Mapping[str, Any]) -> bool:
     """Whether an object without choices is an error of one of the shapes that have no ``error`` (row 76)."""
     if "choices" in said:
-        return False
-    return said.get("object") == "error" or any(isinstance(said.get(key), str | list) for key in _ERROR_WORDS)
+        return not said["choices"] and _minimax(said) != 0
+    bare = said.get("object") == "error" or any(isinstance(said.get(key), str | list) for key in _ERROR_WORDS)
+    if bare or _minimax(said):
+        return True
+    return isinstance(said.get("msg"), str) and (said.get("success") is False or _number(said.get("code")) >= 400)
 
 
 def seconds_to_wait(retry_after: str, date: str = "") -> int | None:
@@ -134,7 +140,7 @@ def _moment(date: str) -> float | None:
 
 def problem_from_error(backend: str, said: Any, status: int, retry_after: int | None = None) -> Problem:
     """An error value: an object of any of the shapes of row 76, or a text; ``status`` unless it carries its own."""
-    error = said.get("error", said) if isinstance(said, dict) else said
+    error = _error_in(said)
     words = _words(said) or _unworded(said) or f"an empty answer with status {status}"
     answered, status = status, _status(error, status)
     too_long = overflow(error, words, _signs(error), status)
@@ -154,6 +160,15 @@ def problem_from_error(backend: str, said: Any, status: int, retry_after: int | 
     return from_status(status, f"Backend {backend}: {words}", retry_after)
 
 
+def _error_in(said: Any) -> Any:
+    """What tells the class of an error: the object in ``error``, or else what holds it; of several the first."""
+    if isinstance(said, list):
+        said = next((each for each in said if isinstance(each, dict)), said)
+    if not isinstance(said, dict):
+        return said
+    return said["error"] if isinstance(said.get("error"), dict) else said
+
+
 def _words(said: Any) -> str:
     """The most telling text in an error, without markup, bounded."""
     if isinstance(said, str):
@@ -163,9 +178,10 @@ def _words(said: Any) -> str:
     if not isinstance(said, dict):
         return ""
     metadata = said.get("metadata")
-    if isinstance(metadata, dict) and isinstance(metadata.get("raw"), str):
+    raw = metadata.get("raw") if isinstance(metadata, dict) else None
+    if isinstance(raw, str | dict | list):
         # OpenRouter wraps the provider's own error, which tells more than its own words do.
-        return _words(_parsed(metadata["raw"])) or _words(said.get("message"))
+        return _words(_parsed(raw) if isinstance(raw, str) else raw) or _words(said.get("message"))
     for name in _WORDED:
         found = _words(said.get(name))
         if found:
@@ -189,10 +205,8 @@ def _status(error: Any, status: int) -> int:
     """An error inside a 200 may carry the status that it should have had, or a word for it (rows 53 and 77)."""
     if status >= 400 or not isinstance(error, Mapping):
         return status
-    for number in (error.get("code"), error.get("status")):
-        if isinstance(number, str) and re.fullmatch("[0-9]{3}", number):
-            number = int(number)
-        if isinstance(number, int) and 400 <= number < 600:
+    for number in (_number(error.get("code")), _number(error.get("status")), _MINIMAX.get(_minimax(error), 0)):
+        if 400 <= number < 600:
             return number
     for sign in _signs(error):
         letters = re.sub("[^a-z]", "", sign.lower())
@@ -200,6 +214,20 @@ def _status(error: Any, status: int) -> int:
             if any(name in letters for name in names):
                 return meant
     return status
+
+
+def _number(value: Any) -> int:
+    """A number of three digits, in digits too; 0 for anything else."""
+    if isinstance(value, str) and re.fullmatch("[0-9]{3}", value):
+        return int(value)
+    return value if type(value) is int and 100 <= value < 1000 else 0
+
+
+def _minimax(said: Mapping[str, Any]) -> int:
+    """MiniMax's own number for what went wrong; 0 if nothing did."""
+    told = said.get("base_resp")
+    number = told.get("status_code") if isinstance(told, Mapping) else 0
+    return number if type(number) is int else 0
 
 
 def _signs(error: Any) -> list[str]:

@@ -14,10 +14,8 @@ from claudeproxy.model.documents import Papers
 from claudeproxy.model.problems import Refusal, invalid_request
 from claudeproxy.translate.chat_request import to_chat
 from claudeproxy.translate.dialects import Dialect
-from claudeproxy.translate.names import Names
-from claudeproxy.translate.structured import say_last
 from claudeproxy.translate.translation import STRICT, Policy, Translation, bare, once
-from claudeproxy.translate.turns import ChatMessage, reminder
+from claudeproxy.translate.turns import ChatMessage
 from claudeproxy.wire.json import decode
 
 #: Where Chat Completions has them, and where Ollama has them among its ``options``.
@@ -60,17 +58,17 @@ def to_ollama(
     if keep_alive:
         # A number is in seconds; only texts have units.
         body["keep_alive"] = int(keep_alive) if keep_alive.lstrip("-").isdecimal() else keep_alive
-    names, emulated = chat.names, list(chat.emulated)
-    choice = said.get("tool_choice", "auto")
-    if choice == "none":  # PROTOCOL 4.8: nothing else keeps the model from calling
-        names = Names()
-        emulated.append("tool_choice")
-    elif "tools" in said:
+    if "tools" in said:
         body["tools"] = said["tools"]
-        if choice != "auto":
-            _insist(messages, [tool["function"]["name"] for tool in said["tools"]])
-            emulated = [name for name in emulated if name != "tool_choice"] + ["tool_choice (asked for in words)"]
-    return evolve(chat, body=body, names=names, emulated=once(emulated))
+    return evolve(chat, body=body)
+
+
+def without_level(translation: Translation) -> Translation:
+    """The same for a model that thinks, but cannot be told how much."""
+    if not isinstance(translation.body.get("think"), str):
+        return translation
+    body = {**translation.body, "think": True}
+    return evolve(translation, body=body, dropped=once(translation.dropped, ["output_config.effort"]))
 
 
 def without_thinking(translation: Translation) -> Translation:
@@ -127,9 +125,3 @@ def _image(url: str) -> str:
 
 def _format(response_format: dict[str, Any]) -> Any:
     return response_format["json_schema"]["schema"] if "json_schema" in response_format else "json"
-
-
-def _insist(messages: list[ChatMessage], tools: list[str]) -> None:
-    """Ollama has no ``tool_choice`` (PROTOCOL 4.8): the model is asked, at the end, where it breaks no prefix."""
-    which = f"the tool {tools[0]}" if len(tools) == 1 else "one of the tools"
-    say_last(messages, reminder(f"Answer this time with a call of {which}, and with nothing else."))

@@ -21,6 +21,10 @@ _SUMS = tuple(
         rf"(?P<p>{_NUMBER}) (?:input )?tokens",
         rf"passed (?P<p>{_NUMBER}) input tokens(?: and requested (?P<c>{_NUMBER}) output tokens)?"
         rf".*?context length is only (?P<m>{_NUMBER})",
+        # Anthropic's own words, and those of Text Generation Inference.
+        rf"input length and `max_tokens` exceed context limit: (?P<p>{_NUMBER}) \+ (?P<c>{_NUMBER}) > (?P<m>{_NUMBER})",
+        rf"`inputs` tokens \+ `max_new_tokens` must be <= (?P<m>{_NUMBER})\. "
+        rf"Given: (?P<p>{_NUMBER}) `inputs` tokens and (?P<c>{_NUMBER}) `max_new_tokens`",
     )
 )
 #: The same sum told in parts: "(7000 in the messages, 500 in the functions, and 1500 in the completion)".
@@ -28,6 +32,11 @@ _SUM_IN_PARTS = re.compile(
     rf"{_WINDOW}.*?(?:requested|resulted in) [^()]{{0,80}}\((?P<parts>[^()]{{1,300}})\)", re.IGNORECASE
 )
 _PART = re.compile(rf"({_NUMBER}) (?:of|in|from|for) ([a-z ]+)", re.IGNORECASE)
+#: GLM's number for an overflow, whose words are in the caller's language.
+_GLM_OVERFLOW = (1261, "1261")
+#: What is counted, and what it is more than, in words that many servers have in some order.
+_SUBJECT = r"(?:prompt|input|input_ids) (?:length|tokens)|requested tokens|total number of tokens"
+_BOUND = r"(?:model(?:'s)? limit|(?:model(?:'s)? )?(?:maximum |max )?(?:context (?:size|length|window)|allowed length))"
 #: The wordings of an overflow: prompt and window, or one of them unknown (PROTOCOL 3.3).
 _OVERFLOWS = tuple(
     re.compile(words, re.IGNORECASE | re.DOTALL)
@@ -41,13 +50,29 @@ _OVERFLOWS = tuple(
         rf"input token count \(?(?P<n>{_NUMBER})\)? exceeds the maximum number of tokens allowed \(?(?P<m>{_NUMBER})",
         rf"\(length (?P<n>{_NUMBER})\) is longer than the maximum model length of (?P<m>{_NUMBER})",
         rf"\((?P<n>{_NUMBER}) tokens\) is longer than the model's context length \((?P<m>{_NUMBER}) tokens\)",
+        rf"(?:{_SUBJECT}) \(?(?P<n>{_NUMBER})(?: tokens)?\)? exceeds? (?:the )?{_BOUND}(?: of|:)? \(?(?P<m>{_NUMBER})",
+        rf"prompt token count of (?P<n>{_NUMBER}) exceeds the limit of (?P<m>{_NUMBER})",
+        rf"maximum prompt length is (?P<m>{_NUMBER}) but the request contains (?P<n>{_NUMBER}) tokens",
+        rf"keep the first (?P<n>{_NUMBER}) tokens when (?:the )?context (?:the )?overflows\.? .{{0,60}}?"
+        rf"context length of only (?P<m>{_NUMBER})",
+        rf"prompt contains (?P<n>{_NUMBER}) tokens,? .{{0,40}}?model with (?P<m>{_NUMBER}) maximum context length",
+        rf"prompt is too long: (?P<n>{_NUMBER}), model maximum context length: (?P<m>{_NUMBER})",
+        rf"maximum context length of the model \((?P<n>{_NUMBER}) > (?P<m>{_NUMBER})\)",
+        rf"context length exceeded: (?P<n>{_NUMBER}) > (?P<m>{_NUMBER})",
+        rf"`inputs` must have less than (?P<m>{_NUMBER}) tokens\. Given: (?P<n>{_NUMBER})",
+        rf"tokens in the prompt cannot exceed (?P<m>{_NUMBER}) - received (?P<n>{_NUMBER})",
         r"input exceeds the context window",
         r"(?:longer|greater) than the (?:model's )?(?:maximum )?(?:context|model) (?:length|size|window)",
         r"exceeds? the (?:available )?context (?:size|length|window)",
+        r"(?:prompt|input) (?:length|tokens) exceeds? (?:context (?:size|length|window)|max(?:imum)? context)",
+        r"reached (?:the )?context length of [0-9]|context window exceeds (?:the )?limit|context shift is disabled",
+        r"prompt too long; exceeded|prompt is too big compared to KV size|prompt ?超长",
+        r"too many tokens: (?:total (?:number of )?tokens in the (?:request|prompt)|size limit exceeded by [0-9])",
+        r"range of input length should be \[",
         r"context ?(?:size|length|window) ?(?:has been )?exceeded",
-        r"context_length_exceeded|exceed_context_size_error",
+        r"context_length_exceeded|exceed_context_size_error|model_max_prompt_tokens_exceeded",
         r"maximum context length",
-        r"exceeded model token limit|exceeds the maximum number of tokens allowed",
+        r"exceeded model token limit|input token count .{0,30}?exceeds the maximum number of tokens allowed",
         r"prompt is too long|prompt exceeds max length|input is too long",
         # vLLM took the prompt off the window, and nothing was left: we never ask for less than 1.
         r"max_(?:completion_|output_|new_)?tokens must be at least 1, got (?:-[0-9]|0)",
@@ -71,6 +96,8 @@ def overflow(error: Any, words: str, signs: Iterable[str], status: int) -> Probl
         if prompt > window:
             return prompt_too_long(prompt, window)
         return _answer_too_long(prompt, asked, window) if asked else prompt_too_long()
+    if isinstance(error, dict) and error.get("code") in _GLM_OVERFLOW:
+        return prompt_too_long()
     searched = " ".join([words, *signs])
     for wording in _OVERFLOWS:
         found = wording.search(searched)

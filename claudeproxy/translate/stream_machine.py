@@ -249,6 +249,8 @@ class StreamMachine:
             self.reply.start(self._known())
         self._composer.close(cut_calls)
         usage, kinds = self._known(), self.reply.kinds
+        if self._expected.demanded and "tool_use" not in kinds:
+            self.remarks.append("a call was demanded, and the model made none")
         if self._composer.hit is not None:
             self._end("stop_sequence", usage, self._composer.hit)
         elif self._expected.silent:

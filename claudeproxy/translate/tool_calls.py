@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 from attrs import define, field, frozen
 
@@ -16,6 +16,35 @@ class ToolCall:
     id: str
     name: str
     arguments: str
+
+
+@frozen
+class _Piece:
+    """What one entry says; ``arguments`` are a piece of JSON text, or None if it has none."""
+
+    index: int | None
+    id: str
+    name: str
+    arguments: str | None
+
+    @classmethod
+    def of(cls, entry: dict[str, Any]) -> Self:
+        function = entry.get("function")
+        if not isinstance(function, dict):
+            function = entry
+        arguments = function.get("arguments")
+        if arguments is not None and not isinstance(arguments, str):
+            arguments = encode_text(arguments)  # row 12: an object instead of its text
+        return cls(index_of(entry.get("index")), _word(entry.get("id")), _word(function.get("name")), arguments)
+
+    @property
+    def brings(self) -> bool:
+        """Whether it has arguments that are more than blanks."""
+        return self.arguments is not None and bool(self.arguments.strip())
+
+    def mirrors(self, other: "_Piece") -> bool:
+        """Whether it says in the legacy field what ``other`` says in the new one."""
+        return self.name in ("", other.name) and (not self.brings or self.arguments == other.arguments)
 
 
 @define(eq=False)
@@ -36,6 +65,18 @@ class _Open:
             return False
         return _is_object(self.arguments)
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether all it has is the ``{}`` that some servers begin with before the real arguments."""
+        return len(self.pieces) == 1 and self.pieces[0].strip() == "{}"
+
+    def is_repeated_by(self, piece: _Piece) -> bool:
+        """Whether ``piece`` is this call once more, as servers send it that end with a summary (row 4)."""
+        if not self.id or (self.id, self.index) != (piece.id, piece.index) or piece.name not in ("", self.name):
+            return False
+        text = (piece.arguments or "").strip()
+        return text.startswith("{") and text.endswith("}") and text == self.arguments.strip() and _is_object(text)
+
 
 @define
 class ToolCalls:
@@ -48,21 +89,33 @@ class ToolCalls:
     _taken: list[_Open] = field(factory=list, init=False)
     #: Those that the delta at hand has spoken of.
     _touched: list[_Open] = field(factory=list, init=False)
+    #: What the delta at hand has said in its ``tool_calls``.
+    _said: list[_Piece] = field(factory=list, init=False)
 
     def __bool__(self) -> bool:
         return bool(self._open)
 
     def receive(self, entries: Any) -> None:
-        """The ``tool_calls`` of one delta; null and [] are nothing (row 23)."""
+        """The ``tool_calls`` of one delta; null and [] are nothing (row 23), a bare object is a list of one."""
         self._touched.clear()
+        self._said.clear()
+        if isinstance(entries, dict):
+            entries = [entries]
         for position, entry in enumerate(entries if isinstance(entries, list) else ()):
             if isinstance(entry, dict):
-                self._entry(entry, alone=position == 0)
+                piece = _Piece.of(entry)
+                self._said.append(piece)
+                self._add(piece, alone=position == 0)
 
     def receive_legacy(self, entry: Any) -> None:
-        """A ``function_call``, as servers of old send one (row 22)."""
+        """A ``function_call``, as servers of old send one (row 22).
+
+        Some send every piece in both fields: what `receive` has heard from the same delta is not heard again.
+        """
         if isinstance(entry, dict):
-            self._entry({"function": entry, "index": 0}, alone=True)
+            piece = _Piece.of({"function": entry, "index": 0})
+            if not any(piece.mirrors(said) for said in self._said):
+                self._add(piece, alone=True)
 
     def complete(self) -> Iterator[ToolCall]:
         """Takes out the calls that are whole already, for text that follows them (row 20)."""
@@ -70,7 +123,7 @@ class ToolCalls:
             if call.name and call.is_whole:
                 self._open.remove(call)
                 self._taken.append(call)
-                yield ToolCall(call.id, call.name, call.arguments)
+                yield ToolCall(call.id, call.name, _without_halves(call.arguments))
 
     def finish(self, cut: bool) -> Iterator[ToolCall]:
         """Takes out all that is left. If the answer was ``cut`` at its limit, a call that is not whole was cut too,
@@ -81,62 +134,70 @@ class ToolCalls:
         for call in calls:
             if not call.name and not call.arguments.strip():
                 continue  # an empty entry is nothing
-            if cut and not _is_object(call.arguments):
+            arguments = mended(call.arguments, closing=not cut)
+            if cut and not (call.arguments.strip() and _is_object(arguments)):
                 self.dropped.append(call.name)
                 continue
-            yield ToolCall(call.id, call.name, mended(call.arguments, closing=not cut))
+            yield ToolCall(call.id, call.name, arguments)
 
-    def _entry(self, entry: dict[str, Any], alone: bool) -> None:
-        function = entry.get("function")
-        if not isinstance(function, dict):
-            function = entry
-        id, name = _word(entry.get("id")), _word(function.get("name"))
-        index = index_of(entry.get("index"))
-        arguments = function.get("arguments")
-        brings = arguments is not None and (not isinstance(arguments, str) or bool(arguments.strip()))
-        if not brings and self._was_taken(index, id):
+    def _add(self, piece: _Piece, alone: bool) -> None:
+        if not piece.brings and self._was_taken(piece.index, piece.id):
             return
-        call = self._find(index, id, name, alone, brings)
+        if any(call.is_repeated_by(piece) for call in (*self._taken, *self._open)):
+            return
+        call = self._find(piece, alone)
         self._touched.append(call)
-        call.id = call.id or id
-        if name and name != call.name and not call.pieces:
-            call.name += name  # row 8: a name in pieces; a server that repeats it whole means the same
-        elif name and not call.name:
-            call.name = name  # row 9: after some arguments
-        if isinstance(arguments, str):
-            if arguments:
-                call.pieces.append(arguments)
-        elif arguments is not None:
-            call.pieces.append(encode_text(arguments))  # row 12: an object instead of its text
+        call.id = call.id or piece.id
+        if piece.name and piece.name != call.name and not call.pieces:
+            call.name += piece.name  # row 8: a name in pieces; a server that repeats it whole means the same
+        elif piece.name and not call.name:
+            call.name = piece.name  # row 9: after some arguments
+        if piece.arguments:
+            if call.is_blank and piece.arguments.lstrip().startswith("{"):
+                call.pieces.clear()
+            call.pieces.append(piece.arguments)
 
-    def _find(self, index: int | None, id: str, name: str, alone: bool, brings: bool) -> _Open:
+    def _find(self, piece: _Piece, alone: bool) -> _Open:
         """The call that a piece belongs to; a new one if it begins one (rows 1 to 7, 18)."""
-        if index is not None:
-            for call in reversed(self._open):
-                if call.index == index:
-                    if id and call.id and id != call.id and name:
-                        break  # row 3: every call has index 0, but an id of its own
-                    return self._begin(index, id) if self._begins(call, name, brings) else call
-            return self._begin(index, id)
-        if id:
-            for call in reversed(self._open):
-                if call.id == id:
-                    return self._begin(None, id) if self._begins(call, name, brings) else call
-            return self._begin(None, id)
+        index, id, name = piece.index, piece.id, piece.name
+        call = self._named(piece) if id else None
+        if call is None and index is not None:
+            call = next((each for each in reversed(self._open) if each.index == index), None)
+            if call is not None and id and call.id and id != call.id and name:
+                call = None  # row 3: every call has index 0, but an id of its own
+        if call is not None:
+            return self._begin(index, id) if self._begins(call, piece) else call
         last = self._open[-1] if self._open else None
-        if last is None or not alone:
-            return self._begin(None, "")
+        if id or index is not None or last is None or not alone:
+            return self._begin(index, id)
         if name and (last.pieces or last.id) and (name != last.name or last.is_whole):
             return self._begin(None, "")
         return last
 
-    def _begins(self, call: _Open, name: str, brings: bool) -> bool:
+    def _named(self, piece: _Piece) -> _Open | None:
+        """The call that has the piece's own id, which says more than its index: calls may take turns at one index.
+
+        Where a name begins a call at another index, its id is one that was given twice (row 7).
+        """
+        same = [call for call in self._open if call.id == piece.id]
+        for call in reversed(same):
+            if call.index == piece.index:
+                return call
+        if not same or piece.name or any(call.index == piece.index and not call.id for call in self._open):
+            return None
+        return same[-1]
+
+    def _begins(self, call: _Open, piece: _Piece) -> bool:
         """Whether a piece with the same index or id as ``call`` is another call all the same (row 7)."""
-        if not name:
+        if not piece.name:
             return False
-        return any(call is each for each in self._touched) or bool(
-            call.pieces and call.name and (name != call.name or (brings and call.is_whole))
-        )
+        if any(call is each for each in self._touched):
+            return True
+        if not call.pieces or not call.name:
+            return False
+        if piece.name != call.name:
+            return True
+        return piece.brings and call.is_whole and not (call.is_blank and call.id and call.id == piece.id)
 
     def _was_taken(self, index: int | None, id: str) -> bool:
         return any((id and call.id == id) or (index is not None and call.index == index) for call in self._taken)
@@ -166,15 +227,15 @@ def mended(arguments: str, closing: bool) -> str:
         return "{}"
     value = _value(text)
     if isinstance(value, dict):
-        return text
+        return _without_halves(text)
     if isinstance(value, str) and isinstance(_value(value), dict):
-        return value
+        return _without_halves(value)
     if value is not _INVALID:
-        return text  # row 16: valid, but no object
-    unfenced = _without_fence(text)
+        return _without_halves(text)  # row 16: valid, but no object
+    unfenced = _without_raw_controls(_without_fence(text))
     for attempt in (unfenced, _without_trailing_commas(unfenced), *([_closed(unfenced)] if closing else [])):
         if isinstance(_value(attempt), dict):
-            return attempt.strip()
+            return _without_halves(attempt.strip())
     return arguments
 
 
@@ -183,13 +244,39 @@ _FENCE = "```"
 #: A JSON string, closed or not, or a comma before a closing bracket: strings are matched so that commas in them stay.
 #: Possessive, because a model may stop in the middle of a megabyte, and nobody is to wait for a second reading of it.
 _STRING_OR_COMMA = re.compile(r'("(?:[^"\\]++|\\.)*+(?:"|\Z))|,(?=\s*[}\]])', re.DOTALL)
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_CONTROL = re.compile("[\0-\x1f]")
+_ESCAPE_OR_CONTROL = re.compile(r"\\.|([\0-\x1f])", re.DOTALL)
+#: Every escape of a JSON string; the group is half of a surrogate pair that stands alone.
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|([{}\[\]])|(")', re.DOTALL)
 
 
 def _without_fence(text: str) -> str:
     if len(text) < 2 * len(_FENCE) or not (text.startswith(_FENCE) and text.endswith(_FENCE)):
         return text
-    return text[len(_FENCE) : -len(_FENCE)].removeprefix("json").strip()
+    inner = text[len(_FENCE) : -len(_FENCE)]
+    return (inner[4:] if inner[:4].lower() == "json" else inner).strip()
+
+
+def _without_raw_controls(text: str) -> str:
+    """Line ends, tabs and the like within strings as their escapes; one behind a backslash has two readings."""
+    if not _CONTROL.search(text):
+        return text
+    return _STRING.sub(lambda found: _ESCAPE_OR_CONTROL.sub(_escaped, found[0]), text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    if not found[1]:
+        return found[0]
+    return "\\ufffd" if found[1] == "\0" else encode_text(found[1])[1:-1]  # row 63 wants no NUL
+
+
+def _without_halves(text: str) -> str:
+    """JSON without the escapes that are half a character, which strict clients refuse (row 63)."""
+    return _ESCAPE.sub(lambda found: "\\ufffd" if found[1] else found[0], text) if "\\u" in text else text
 
 
 def _without_trailing_commas(text: str) -> str:

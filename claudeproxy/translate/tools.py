@@ -40,12 +40,12 @@ def offer(request: MessagesRequest, dialect: Dialect, drop_server_tools: bool) -
     tools = list(_shown(request, drop_server_tools, dropped, emulated))
     choice = request.tool_choice
     if tools and dialect.tools == "no":
-        return Offered(dropped=(*dropped, "tools (the model's template has none)"))
+        return Offered(dropped=(*dropped, "tools (the model's template has none)"), emulated=tuple(emulated))
     one_call = bool(choice is not None and choice.disable_parallel_tool_use)
     if not tools:
         if choice is not None and choice.type in ("any", "tool"):
             raise Refusal(invalid_request(f"tool_choice: {choice.type} needs a tool that this backend can be offered"))
-        return Offered(dropped=tuple(dropped))
+        return Offered(dropped=tuple(dropped), emulated=tuple(emulated))
     names = Names.of(tool.name for tool in tools)
     fields: dict[str, Any] = {}
     if choice is not None:

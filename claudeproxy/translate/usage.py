@@ -8,17 +8,25 @@ from attrs import evolve
 
 from claudeproxy.model.events import Usage
 
+_MOST = 2**53
+
 
 def from_chat(counts: Mapping[str, Any]) -> Usage:
-    """The ``usage`` object of Chat Completions; DeepSeek's names for cached tokens too."""
+    """The ``usage`` object of Chat Completions; the names of DeepSeek and Kimi for cached tokens too."""
     prompt = _whole(counts.get("prompt_tokens"))
     details = _object(counts.get("prompt_tokens_details"))
-    read = _whole(details.get("cached_tokens")) or _whole(counts.get("prompt_cache_hit_tokens"))
+    read = (
+        _whole(details.get("cached_tokens"))
+        or _whole(counts.get("prompt_cache_hit_tokens"))
+        or _whole(counts.get("cached_tokens"))
+    )
+    read = min(read, prompt)
     written = _whole(details.get("cache_write_tokens")) or _whole(details.get("created_cache_tokens"))
+    written = min(written, prompt - read)
     output = _whole(counts.get("completion_tokens"))
     thinking = _object(counts.get("completion_tokens_details")).get("reasoning_tokens")
     return Usage(
-        input=max(0, prompt - read - written),
+        input=prompt - read - written,
         output=output,
         cache_read=read,
         cache_creation=written,
@@ -51,8 +59,9 @@ def from_timings(timings: Mapping[str, Any]) -> Usage:
 
 def from_progress(progress: Mapping[str, Any]) -> Usage:
     """llama.cpp's ``prompt_progress``, which comes before the first token: ``total`` includes ``cache``."""
-    cached = _whole(progress.get("cache"))
-    return Usage(input=max(0, _whole(progress.get("total")) - cached), cache_read=cached)
+    total = _whole(progress.get("total"))
+    cached = min(_whole(progress.get("cache")), total)
+    return Usage(input=total - cached, cache_read=cached)
 
 
 def from_ollama(last: Mapping[str, Any]) -> Usage:
@@ -73,6 +82,15 @@ def from_anthropic(counts: Mapping[str, Any]) -> Usage:
     )
 
 
+def completed(usage: Usage, before: Usage | None) -> Usage:
+    """The later of two counts of one answer, except that a 0 in it is no count (row 43)."""
+    if before is None:
+        return usage
+    if not usage.prompt:
+        usage = evolve(usage, input=before.input, cache_read=before.cache_read, cache_creation=before.cache_creation)
+    return usage if usage.output else evolve(usage, output=before.output, thinking=before.thinking)
+
+
 def scaled(usage: Usage, factor: float) -> Usage:
     """The same with a prompt that is ``factor`` times as long, for a client that believes in so much larger a window:
     the part of it that is full is then the real one."""
@@ -83,7 +101,8 @@ def scaled(usage: Usage, factor: float) -> Usage:
 
 
 def _whole(value: object) -> int:
-    return int(value) if isinstance(value, int | float) and value > 0 else 0
+    # What is beyond it, infinite or no number at all is no count, and no JSON encoder would bear it.
+    return int(value) if isinstance(value, int | float) and 0 < value < _MOST else 0
 
 
 def _object(value: object) -> Mapping[str, Any]:

@@ -13,9 +13,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.web.http import Request
+from twisted.web.iweb import IResponse
 from twisted.web.resource import IResource, Resource
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
+from claudeproxy.backends.client import leave_unread
 from claudeproxy.backends.interfaces import Backend, Call, Forwarder, Letter
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.problems import Problem, Refusal, from_status, internal, not_found, stopping, wrong_method
@@ -98,11 +100,11 @@ class MessagesAPI:
         letter = _letter(request, live)
         data = read_object(letter.body)
         route, backend = _routed(live, exchange, model_of(data))
-        if backend.forwarder is not None:
-            await self._forward(request, exchange, backend.forwarder, letter, route.model)
+        if backend.forwarder is not None and await self._forward_count(request, exchange, backend, letter, route.model):
             return None
         count = await backend.count(Call(read_count(data).request, letter, exchange.session), route.model)
         exchange.backend_model = printable(count.model)
+        self._tell_losses(request, exchange, count.dropped, ())
         request.setHeader("x-claudeproxy-count-source", count.source)
         return answer_json(request, {"input_tokens": ceil(count.tokens * live.scale(count.window))})
 
@@ -229,7 +231,29 @@ class MessagesAPI:
         live = self._live()
         backends = list(live.backends.values())
         offers = await gatherResults([Deferred.fromCoroutine(each.offers()) for each in backends])
-        return catalogue(live.table, {each.name: found for each, found in zip(backends, offers, strict=True)})
+        return catalogue(
+            live.table.names(), live.resolve, {each.name: found for each, found in zip(backends, offers, strict=True)}
+        )
+
+    async def _forward_count(
+        self, request: Request, exchange: Exchange, backend: Backend, letter: Letter, model: str
+    ) -> bool:
+        """Whether a server that is passed through has counted itself, or said why not; some have no such route."""
+        forwarder = backend.forwarder
+        assert forwarder is not None
+        response = await forwarder.forward(letter, model)
+        if response.code in (404, 405, 501):
+            leave_unread(response)
+            return False
+        if response.code == 200:
+            request.setHeader("x-claudeproxy-count-source", "exact")
+
+        async def counted() -> IResponse:
+            return response
+
+        relay = Relay(request, exchange, self._clock, self._live().settings.ping_ms / 1000, forwarder.limits)
+        await relay.carry(counted())
+        return True
 
     async def _forward(
         self, request: Request, exchange: Exchange, forwarder: Forwarder, letter: Letter, model: str

@@ -7,7 +7,7 @@ from attrs import frozen
 from claudeproxy.backends.interfaces import Backend
 from claudeproxy.model.problems import Refusal, not_found
 from claudeproxy.routing.settings import Settings
-from claudeproxy.routing.table import ModelTable, Route
+from claudeproxy.routing.table import PICKED, ModelTable, Route, is_alias
 
 
 @frozen(eq=False)
@@ -24,9 +24,19 @@ class Live:
         believed = self.settings.client_window
         return max(1.0, believed / window) if believed and window else 1.0
 
+    def resolve(self, model: str) -> Route:
+        """Where a request for ``model`` goes: as the table says, but a backend's own model comes before the default."""
+        route = self.table.route(model)
+        if not route.sure:
+            for name in (model, model.removeprefix(PICKED) if is_alias(model) else model):
+                for backend in self.backends.values():
+                    if backend.knows(name):
+                        return Route(backend.name, name, model)
+        return route
+
     def route(self, model: str) -> tuple[Route, Backend]:
         """Where a request for ``model`` goes. Raises `Refusal` if it goes nowhere."""
-        route = self.table.route(model)
+        route = self.resolve(model)
         backend = self.backends.get(route.backend)
         if backend is None:
             raise Refusal(not_found(f"model: {model} is mapped to the backend {route.backend}, which is not set up"))

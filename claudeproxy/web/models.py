@@ -1,12 +1,12 @@
 """What ``GET /v1/models`` says (PROTOCOL 1.7, 7.4), in a shape that serves Anthropic's and OpenAI's clients alike."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from claudeproxy.backends.interfaces import Abilities, Offer
 from claudeproxy.model.problems import Refusal, invalid_request
-from claudeproxy.routing.table import PICKED, ModelTable, is_shown
+from claudeproxy.routing.table import PICKED, Route, is_shown
 
 #: The SDKs insist on a date; when a local model was made nobody knows.
 CREATED = "2025-01-01T00:00:00Z"
@@ -15,31 +15,39 @@ _HIGHEST_LIMIT = 1000
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
 
 
-def catalogue(table: ModelTable, offers: Mapping[str, Sequence[Offer]]) -> dict[str, dict[str, Any]]:
-    """All names that a request may use, each with its entry: the model map's and the default, those of each backend's
-    own models (``offers`` by the backend's name), and aliases that Claude Code's picker shows. Every name listed is
-    routed to the model that its entry tells of.
+Resolve = Callable[[str], Route]
+
+
+def catalogue(
+    written: Iterable[str], resolve: Resolve, offers: Mapping[str, Sequence[Offer]]
+) -> dict[str, dict[str, Any]]:
+    """All names that a request may use, each with its entry: the ``written`` ones of the settings, those of each
+    backend's own models (``offers`` by the backend's name), and aliases that Claude Code's picker shows. Every name
+    listed leads to the model that its entry tells of.
     """
     known = {(backend, offer.model): offer for backend, found in offers.items() for offer in found}
     entries: dict[str, dict[str, Any]] = {}
-    for name in (*table.names(), *_own_names(table, known)):
-        route = table.route(name)
-        offer = known.get((route.backend, route.model), Offer(route.model))
-        entries.setdefault(name, model_json(offer, name))
+    for name in (*written, *_own_names(resolve, known)):
+        place = _place(resolve, name)
+        entries.setdefault(name, model_json(known.get(place, Offer(place[1])), name))
     for name in list(entries):
-        if not is_shown(name) and table.leads_alike(name, PICKED + name):
+        if not is_shown(name) and _place(resolve, name) == _place(resolve, PICKED + name):
             entries[PICKED + name] = {**entries[name], "id": PICKED + name}
     return entries
 
 
-def _own_names(table: ModelTable, known: Mapping[tuple[str, str], Offer]) -> Iterator[str]:
+def _own_names(resolve: Resolve, known: Iterable[tuple[str, str]]) -> Iterator[str]:
     """Of a backend's own models the plain name, or if that leads elsewhere the one with the backend in front."""
     for backend, model in known:
         for name in (model, f"{backend}/{model}"):
-            route = table.route(name)
-            if (route.backend, route.model) == (backend, model):
+            if _place(resolve, name) == (backend, model):
                 yield name
                 break
+
+
+def _place(resolve: Resolve, name: str) -> tuple[str, str]:
+    route = resolve(name)
+    return route.backend, route.model
 
 
 def model_json(offer: Offer, name: str) -> dict[str, Any]:

@@ -259,14 +259,27 @@ class FailureTests(SynchronousTestCase):
     def test_refuses_to_think(self) -> None:
         """A model of an older server that refuses to be asked to think is asked once more without, and never again."""
         self.house.fake.others = {("POST", "/api/show"): json_body({"model_info": {}})}
-        for words in ('"qwen3:4b" does not support thinking', 'think value "high" is not supported for this model'):
-            house = OllamaHouse()
-            refusal = error(400, {"error": words})
-            asked = {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}}
-            self.assertEqual(check_stream(house.say(refusal, said("Yes."), **asked).body).text, "Yes.")
-            house.say(said("Yes."), **asked)
-            house.say(said("Yes."))
-            self.assertEqual([each.get("think") for each in house.sent], ["high", None, None, False])
+        refusal = error(400, {"error": '"qwen3:4b" does not support thinking'})
+        self.assert_thinks(["high", None, None, False], refusal)
+
+    def test_refuses_a_level(self) -> None:
+        """One that only cannot be told how much thinks without being told; one that then refuses to think does not."""
+        level = error(400, {"error": 'think value "high" is not supported for this model'})
+        house = self.assert_thinks(["high", True, True, False], level)
+        asked = {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}}
+        self.assertIn("output_config.effort", house.say(said("Yes."), **asked).headers["x-claudeproxy-dropped"])
+        thinking = error(400, {"error": '"qwen3:4b" does not support thinking'})
+        self.assert_thinks(["high", True, None, None, False], level, thinking)
+
+    def assert_thinks(self, sent: list[Any], *refusals: Script) -> OllamaHouse:
+        """What is sent as ``think``: by a request that is refused so, by the next one, and by one that wants none."""
+        house = OllamaHouse()
+        asked = {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}}
+        self.assertEqual(check_stream(house.say(*refusals, said("Yes."), **asked).body).text, "Yes.")
+        house.say(said("Yes."), **asked)
+        house.say(said("Yes."))
+        self.assertEqual([each.get("think") for each in house.sent], sent)
+        return house
 
     def test_overflow(self) -> None:
         """A prompt that does not fit is refused in the words that make Claude Code compact; nothing is cut."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from claudeproxy.translate.dialects import dialect_of_host
 from tests.fakes.house import BACKEND_KEY, BACKEND_PORT, House, body
 from tests.fakes.openai import Answer, Cut, Script, Wait, error, json_body, silent, text
 from tests.stream_checker import check_stream
@@ -260,6 +261,57 @@ class LearnedTests(SynchronousTestCase):
             self.assertEqual(self.entry("m")["max_input_tokens"], window)
             able = self.able("m")
             self.assertEqual((able["image_input"], able["tool_use"], able["thinking"]), (True, False, False))
+
+    def test_hosts(self) -> None:
+        """A well-known host is known in any case of letters, with the root's dot and as a customer's own."""
+        for host, name in (
+            ("API.OpenAI.com", "openai"),
+            ("openrouter.ai.", "openrouter"),
+            ("api.kimi.com", "kimi"),
+            ("mine.openai.azure.com", "openai"),
+            ("Mine.OpenAI.Azure.com.", "openai"),
+        ):
+            dialect = dialect_of_host(host)
+            self.assertEqual(dialect and dialect.name, name, host)
+        for host in ("kimi.com.example", "notapi.kimi.com", "openai.azure.com.example", ".", "azure.com"):
+            self.assertIsNone(dialect_of_host(host), host)
+
+    def test_ollama_by_its_version(self) -> None:
+        """Ollama whose models have a namespace's name for their owner, or that has none, is known by its version."""
+        version = {("GET", "/api/version"): always(json_body({"version": "0.12.3"}))}
+        show = {"capabilities": ["completion", "tools"], "parameters": "num_ctx 8192"}
+        self.learned({MODELS: owned("someone", "someone/m"), SHOW: always(json_body(show)), **version})
+        self.assertEqual(self.entry("someone/m")["max_input_tokens"], 8192)
+        empties: tuple[dict[str, Any], ...] = ({"data": []}, {"object": "list", "data": None})
+        for empty in empties:
+            self.learned({MODELS: always(json_body(empty)), **version})
+            self.assertIn("speaks ollama-compat", self.log_of("speaks")[0])
+
+    def test_others_with_a_version(self) -> None:
+        """Other servers with such a path, and those that fail on it, are not taken for Ollama."""
+        path = ("GET", "/api/version")
+        for owner, answer in (
+            ("koboldcpp", json_body({"version": "0.7.0"})),
+            ("someone", json_body({"version": "1", "commit": "c"})),
+            ("someone", json_body({"version": 5})),
+            ("someone", json_body({"error": "Unexpected endpoint"})),
+            ("someone", json_body(["version"])),
+            ("someone", error(503, {})),
+            ("someone", Script(steps=[Cut()])),
+        ):
+            self.learned({MODELS: owned(owner, "m"), path: always(answer)})
+            self.assertIn("speaks generic", self.log_of("speaks")[0])
+        self.learned({MODELS: owned("vllm", "m")})
+        self.assertEqual(self.asked("/api/version"), 0)
+
+    def test_lmstudio_without_models(self) -> None:
+        """LM Studio that has nothing to list is known by the path of its own list, by its shape alone."""
+        path, empty = ("GET", "/api/v0/models"), {MODELS: always(json_body({"object": "list", "data": []}))}
+        self.learned({**empty, path: always(json_body({"object": "list", "data": []}))})
+        self.assertIn("speaks lmstudio", self.log_of("speaks")[0])
+        for answer in (json_body({"error": "Unexpected endpoint"}), error(404, {"data": []}), json_body([])):
+            self.learned({**empty, path: always(answer)})
+            self.assertIn("speaks generic", self.log_of("speaks")[0])
 
     def test_settings(self) -> None:
         """The settings' cells are the last word."""

@@ -159,7 +159,7 @@ class ReloadTests(SynchronousTestCase):
         house.network.pump()
         house.ask("POST", "/v1/messages", body())
         asked = [each for each in house.fake.received if each.path == "/v1/models"]
-        self.assertEqual(len(asked), 2)  # one for each backend
+        self.assertEqual(len(asked), 3)  # one for each backend, and the first is asked again whether it has changed
 
     def test_changed_backend(self) -> None:
         """A backend whose settings changed is made anew; the old one ends what it began, and is then closed."""

@@ -168,6 +168,13 @@ class ChatStreamTests(SynchronousTestCase):
         assert found is not None
         self.assertEqual((found["usage"]["input_tokens"], found["usage"]["output_tokens"]), (10, 2))
 
+    def test_no_number(self) -> None:
+        """A number that is none costs itself, and words that look like one stay (row 65: signs of life, too)."""
+        chunk = b'data: {"choices":[{"delta":{"content":"NaN 1e999 \\" -Infinity"}}],"rate":%s}\n\n'
+        for number in (b"1e999", b"-1.5E+999", b"NaN", b"-Infinity", b"1e5"):
+            body = chunk % number + b'data: Infinity\n\ndata: {"choices":[{"finish_reason":"stop"}]}\n\n'
+            self.assertEqual(answer(fed(machine(), [body])).text, 'NaN 1e999 " -Infinity')
+
     def test_stop_sequence(self) -> None:
         """A hit ends the answer at once, in every split, and nothing of the sequence is shown."""
         body = text("Hello ST", "OP more", " and more").body_bytes()

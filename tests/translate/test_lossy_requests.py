@@ -73,8 +73,9 @@ class EmulatedTests(SynchronousTestCase):
 
     def test_nothing(self) -> None:
         """A request that is sent as it was asked says nothing, in every dialect."""
-        for name in CHAT_DIALECTS:
-            self.assertEqual(chat(name, tools=[tool()], tool_choice={"type": "any"}).emulated, ())
+        for name, dialect in CHAT_DIALECTS.items():
+            choice = {"type": "any" if dialect.tool_choice == "field" else "auto"}
+            self.assertEqual(chat(name, tools=[tool()], tool_choice=choice).emulated, ())
         self.assertEqual((ollama().emulated, responses().emulated), ((), ()))
 
     def test_stop_sequences(self) -> None:
@@ -92,6 +93,7 @@ class EmulatedTests(SynchronousTestCase):
         asked: dict[str, Any] = {"tools": [tool(), tool("Read")], "tool_choice": {"type": "tool", "name": "Bash"}}
         for name, dialect in CHAT_DIALECTS.items():
             told = ("tool_choice",) if dialect.tool_choice_named == "only" else ()
+            told = ("tool_choice (asked for in words)",) if dialect.tool_choice == "words" else told
             self.assertEqual(chat(name, **asked).emulated, told)
         self.assertEqual(ollama(**asked).emulated, ("tool_choice (asked for in words)",))
         self.assertEqual(ollama(**asked | {"tool_choice": {"type": "none"}}).emulated, ("tool_choice",))
@@ -469,3 +471,40 @@ class BlockTests(SynchronousTestCase):
             found = chat(tools=[{"type": "computer_20251124", "name": "computer"} | size]).body["tools"][0]["function"]
             self.assertNotIn("None", found["description"])
             self.assertNotIn("screen has", found["description"])
+
+
+class DemandTests(SynchronousTestCase):
+    """Every `tool_choice`, where servers know none, or none while a model thinks."""
+
+    def sent(self, dialect: str, **fields: Any) -> Translation:
+        tools = [{"name": name, "input_schema": {"type": "object"}} for name in ("Read", "Bash")]
+        asked = {"model": "c", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}], "tools": tools}
+        return to_chat(parse_messages(json.dumps({**asked, **fields}).encode()).request, "m", DIALECTS[dialect])
+
+    def test_in_words(self) -> None:
+        """A server that ignores the field is asked in words, with the one tool alone if one is named."""
+        for dialect in ("ollama-compat", "glm", "ollama"):
+            for choice, names in (({"type": "any"}, ["Read", "Bash"]), ({"type": "tool", "name": "Bash"}, ["Bash"])):
+                found = self.sent(dialect, tool_choice=choice)
+                self.assertNotIn("tool_choice", found.body)
+                self.assertEqual([each["function"]["name"] for each in found.body["tools"]], names)
+                self.assertIn("Answer this time with a call of", str(found.body["messages"][-1]["content"]))
+                self.assertEqual(found.emulated, ("tool_choice (asked for in words)",))
+            self.assertEqual(self.sent(dialect, tool_choice={"type": "auto"}).emulated, ())
+            none = self.sent(dialect, tool_choice={"type": "none"})
+            self.assertNotIn("tools", none.body)
+            self.assertFalse(none.names)
+
+    def test_lmstudio(self) -> None:
+        """LM Studio takes only words for a choice: the one tool is sent alone, and required."""
+        found = self.sent("lmstudio", tool_choice={"type": "tool", "name": "Bash"})
+        self.assertEqual((found.body["tool_choice"], len(found.body["tools"])), ("required", 1))
+
+    def test_not_while_thinking(self) -> None:
+        """Where a thinking model refuses a demand, the demand stands and the thinking is said to be dropped."""
+        for dialect in ("deepseek", "kimi"):
+            found = self.sent(dialect, tool_choice={"type": "any"}, thinking={"type": "adaptive"})
+            self.assertEqual((found.body["tool_choice"], found.body["thinking"]["type"]), ("required", "disabled"))
+            self.assertTrue(any(each.startswith("thinking (") for each in found.dropped))
+            found = self.sent(dialect, thinking={"type": "adaptive"})
+            self.assertEqual((found.body["thinking"]["type"], found.dropped), ("enabled", ()))

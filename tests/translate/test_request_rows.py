@@ -203,16 +203,17 @@ class ToolRows(Rows):
         self.assertEqual(found["description"], 'D\n\nExample input: {"a":1}\n\nExample input: {}')
 
     def test_choice(self) -> None:
-        """tool_choice auto, any, tool, none, for every dialect; llama.cpp gets one tool, as it ignores the name."""
+        """tool_choice auto, any, tool, none, for every dialect that knows the field; llama.cpp and LM Studio get one
+        tool, as they do not take the name."""
         tools = [tool("Read"), tool("Bash")]
-        for name in DIALECTS:
+        for name in [name for name, dialect in DIALECTS.items() if dialect.tool_choice == "field"]:
             self.assertNotIn("tool_choice", body(name, tools=tools))
             for asked, sent in (("auto", "auto"), ("any", "required"), ("none", "none")):
                 found = body(name, tools=tools, tool_choice={"type": asked})
                 self.assertEqual((found["tool_choice"], len(found["tools"])), (sent, 2))
             found = body(name, tools=tools, tool_choice={"type": "tool", "name": "Bash"})
             names = [each["function"]["name"] for each in found["tools"]]
-            if name == "llama.cpp":
+            if name in ("llama.cpp", "lmstudio"):
                 self.assertEqual((found["tool_choice"], names), ("required", ["Bash"]))
             else:
                 self.assertEqual(found["tool_choice"], {"type": "function", "function": {"name": "Bash"}})
@@ -697,12 +698,12 @@ class PresetTests(SynchronousTestCase):
         "openai": ("max_completion_tokens", "", "keep", "object", True, "json_schema"),
         "llama.cpp": ("max_tokens", "reasoning_content", "fold", "only", True, "json_schema"),
         "vllm": ("max_tokens", "reasoning", "fold", "object", True, "json_schema"),
-        "lmstudio": ("max_tokens", "reasoning_content", "fold", "object", False, "json_schema"),
+        "lmstudio": ("max_tokens", "reasoning_content", "fold", "only", False, "json_schema"),
         "openrouter": ("max_tokens", "reasoning_details", "keep", "object", True, "json_schema"),
         "deepseek": ("max_tokens", "reasoning_content", "keep", "object", False, "json_object"),
         "kimi": ("max_tokens", "reasoning_content", "keep", "object", False, "json_object"),
-        "glm": ("max_tokens", "reasoning_content", "keep", "object", False, "json_object"),
-        "ollama-compat": ("max_tokens", "reasoning", "fold", "object", False, "json_schema"),
+        "glm": ("max_tokens", "reasoning_content", "keep", "only", False, "json_object"),
+        "ollama-compat": ("max_tokens", "reasoning", "fold", "only", False, "json_schema"),
         "generic": ("max_tokens", "", "fold", "object", False, "json_object"),
     }
 

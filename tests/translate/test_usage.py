@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.model.events import Usage
-from claudeproxy.translate.usage import from_chat, from_progress, from_timings
+from claudeproxy.translate.usage import completed, from_chat, from_progress, from_timings
 from tests import strategies
 
 
@@ -36,8 +36,27 @@ class UsageTests(SynchronousTestCase):
         self.assertEqual(from_chat(written), Usage(input=5, cache_creation=4))
 
     def test_more_cached_than_prompt(self) -> None:
-        """No count is ever below 0."""
-        self.assertEqual(from_chat({"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 9}}).input, 0)
+        """No count is ever below 0, and no prompt grows by what is said of its cache."""
+        details = {"cached_tokens": 9, "cache_write_tokens": 9}
+        self.assertEqual(from_chat({"prompt_tokens": 5, "prompt_tokens_details": details}), Usage(cache_read=5))
+        self.assertEqual(from_progress({"total": 5, "cache": 9}), Usage(cache_read=5))
+
+    def test_kimi(self) -> None:
+        """Kimi names what was cached beside the prompt's tokens."""
+        self.assertEqual(from_chat({"prompt_tokens": 9, "cached_tokens": 4}), Usage(input=5, cache_read=4))
+
+    def test_no_numbers(self) -> None:
+        """What is infinite, no number, or beyond any encoder is no count."""
+        for count in (float("inf"), float("nan"), float("-inf"), 1e300, 10**400, -1, "5", None):
+            self.assertEqual(from_chat({"prompt_tokens": count, "completion_tokens": 3}), Usage(output=3))
+
+    def test_completed(self) -> None:
+        """The later count wins, but for a 0."""
+        first = Usage(input=5, output=3, cache_read=4, thinking=2)
+        self.assertEqual(completed(Usage(output=7), first), Usage(input=5, output=7, cache_read=4))
+        self.assertEqual(completed(Usage(input=6), first), Usage(input=6, output=3, thinking=2))
+        self.assertEqual(completed(Usage(input=1, output=1), first), Usage(input=1, output=1))
+        self.assertEqual(completed(first, None), first)
 
     def test_llama(self) -> None:
         """llama.cpp's timings tell the cached and the read part apart; its progress includes the cached one."""

@@ -78,3 +78,33 @@ class CacheTests(SynchronousTestCase):
         self.house = House("generic", {"affinity_header": "none"})
         self.ask(said(9, 0), "Hi")
         self.assertIsNone(self.house.fake.received[-1].headers.getRawHeaders("x-session-id"))
+
+
+class OfferedTests(SynchronousTestCase):
+    """Models that a backend has told of."""
+
+    def test_before_the_default(self) -> None:
+        """A name that a backend offers leads there, whatever the default; it is listed, and its alias."""
+        house = House("auto", default_model="main-model")
+        house.fake.models = ["main-model", "other-model"]
+        house.pass_time(2)
+        house.reset(ping_ms=9000)
+        house.pass_time(2)
+        listed = [each["id"] for each in house.ask("GET", "/v1/models").json["data"]]
+        for name in ("other-model", "anthropic/other-model"):
+            self.assertIn(name, listed)
+            house.fake.plays(said(9, 0))
+            house.ask("POST", "/v1/messages", body(model=name))
+            self.assertEqual(house.fake.received[-1].json["model"], "other-model")
+        house.fake.plays(said(9, 0))
+        house.ask("POST", "/v1/messages", body(model="unknown-model"))
+        self.assertEqual(house.fake.received[-1].json["model"], "main-model")
+
+    def test_reload_asks(self) -> None:
+        """A reload asks backends that stayed what they are now."""
+        house = House("auto")
+        house.pass_time(2)
+        house.fake.received.clear()
+        house.reset(ping_ms=9000)
+        house.pass_time(2)
+        self.assertIn("/v1/models", [each.path for each in house.fake.received])

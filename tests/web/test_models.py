@@ -136,13 +136,18 @@ class CatalogueTests(SynchronousTestCase):
         """An alias and its name are answered by the same model."""
         for name in found:
             if name.startswith("anthropic/"):
-                self.assertTrue(table.leads_alike(name, name.removeprefix("anthropic/")), name)
+                one, two = table.route(name), table.route(name.removeprefix("anthropic/"))
+                self.assertEqual((one.backend, one.model), (two.backend, two.model))
 
     def test_backends(self) -> None:
         """The default backend's models stand there by name, another's with its name in front, and both may be asked
         for so; the picker gets an alias of each."""
         table = self.table()
-        found = catalogue(table, {"main": [Offer("qwen", 8192)], "small": [Offer("tiny/x"), Offer("claude-local")]})
+        found = catalogue(
+            table.names(),
+            table.route,
+            {"main": [Offer("qwen", 8192)], "small": [Offer("tiny/x"), Offer("claude-local")]},
+        )
         self.assertEqual(
             list(found),
             ["qwen", "small/tiny/x", "small/claude-local", "anthropic/qwen", "anthropic/small/tiny/x"],
@@ -154,7 +159,7 @@ class CatalogueTests(SynchronousTestCase):
     def test_map(self) -> None:
         """The map's names and the default model tell of the models that they lead to; patterns are no names."""
         table = self.table(models={"claude-sonnet-4-5": "small/tiny", "claude-*": "qwen"}, default_model="qwen")
-        found = catalogue(table, {"main": [Offer("qwen", 8192)], "small": [Offer("tiny", 2048)]})
+        found = catalogue(table.names(), table.route, {"main": [Offer("qwen", 8192)], "small": [Offer("tiny", 2048)]})
         self.assertEqual(
             list(found), ["claude-sonnet-4-5", "qwen", "small/tiny", "anthropic/qwen", "anthropic/small/tiny"]
         )
@@ -165,5 +170,5 @@ class CatalogueTests(SynchronousTestCase):
         """A model that no name leads to is not listed: here every unknown name goes to the default."""
         lone = BackendSettings("openai", "openai", base_url="http://127.0.0.1:8000/v1")
         table = ModelTable.of(Settings(backends=(lone,), default_model="qwen"))
-        found = catalogue(table, {"openai": [Offer("qwen"), Offer("other")]})
+        found = catalogue(table.names(), table.route, {"openai": [Offer("qwen"), Offer("other")]})
         self.assertEqual(list(found), ["qwen", "anthropic/qwen"])

@@ -735,3 +735,17 @@ class Says(Protocol):
     def dataReceived(self, data: bytes) -> None:
         said, self.said = self.said, b""
         self.transport.write(said)  # type: ignore[union-attr]
+
+
+class CountTests(PassThroughCase):
+    """Counts of a server that is passed through."""
+
+    def test_source(self) -> None:
+        """The server's own count is said to be exact; where it has no such route there is an estimate."""
+        house = self.house()
+        caller = house.ask("POST", "/v1/messages/count_tokens", ODD)
+        self.assertEqual((caller.json["input_tokens"], caller.headers["x-claudeproxy-count-source"]), (42, "exact"))
+        house.fake.count = None  # type: ignore[attr-defined]
+        caller = house.ask("POST", "/v1/messages/count_tokens", ODD)
+        self.assertEqual((caller.status, caller.headers["x-claudeproxy-count-source"]), (200, "estimate"))
+        self.assertGreater(caller.json["input_tokens"], 5)
