@@ -24,7 +24,7 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 
 #: A JSON string, to pass over what is in it, or what servers write for a number that is none.
 _STRING_OR_NO_NUMBER = re.compile(
-    rb'"(?:[^"\\]++|\\.)*+"|(-?(?:NaN|Infinity)\b|-?[0-9]++(?:\.[0-9]++)?[eE]\+?[0-9]++)', re.DOTALL
+    rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|(-?(?:NaN|Infinity)\b|(?<![0-9])-?[0-9]++(?:\.[0-9]++)?[eE]\+?[0-9]++)', re.DOTALL
 )
 
 

@@ -243,8 +243,8 @@ _INVALID = object()
 _FENCE = "```"
 #: A JSON string, closed or not, or a comma before a closing bracket: strings are matched so that commas in them stay.
 #: Possessive, because a model may stop in the middle of a megabyte, and nobody is to wait for a second reading of it.
-_STRING_OR_COMMA = re.compile(r'("(?:[^"\\]++|\\.)*+(?:"|\Z))|,(?=\s*[}\]])', re.DOTALL)
-_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_STRING_OR_COMMA = re.compile(r'("(?:[^"\\]++|\\.)*+(?:"|\\?\Z))|,(?=\s*[}\]])', re.DOTALL)
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _CONTROL = re.compile("[\0-\x1f]")
 _ESCAPE_OR_CONTROL = re.compile(r"\\.|([\0-\x1f])", re.DOTALL)
 #: Every escape of a JSON string; the group is half of a surrogate pair that stands alone.

@@ -29,8 +29,9 @@ def piece(arguments: str | None = None, **fields: object) -> dict[str, object]:
         '{"a":"' + "\n\\" * 50_000,
         '"\n\t' * 50_000,
         "{" + "\\ud83" * 50_000,
+        '"\\' * 50_000 + "\n",
     ],
-    ids=["html", "fence", "brackets", "commas", "controls", "quotes", "halves"],
+    ids=["html", "fence", "brackets", "commas", "controls", "quotes", "halves", "escapes"],
 )
 def test_no_waiting(arguments: str) -> None:
     """Broken arguments are given up in time that grows with their length alone (rows 14, 71)."""
