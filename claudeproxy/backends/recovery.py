@@ -92,6 +92,10 @@ class Acquaintance:
         """What the backend said last, though it may be away since; None if it never said anything."""
         return self._last
 
+    def knows(self, model: str) -> bool:
+        """Whether the backend has told of a model of this very name."""
+        return self._last is not None and model in self._last.models
+
     async def known(self) -> Recognised | None:
         """What the backend is; None if it has never said so, or not in `RECOGNITION_TIME`."""
         return await self._recognition.get() or self._last

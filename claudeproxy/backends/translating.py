@@ -210,8 +210,7 @@ class TranslatingBackend:
         self._acquaintance.doubt()
 
     def knows(self, model: str) -> bool:
-        known = self._acquaintance.last
-        return known is not None and model in known.models
+        return self._acquaintance.knows(model)
 
     async def close(self) -> None:
         self._acquaintance.stop()

@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 
 from attrs import define, field
 from klein import Klein
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.web.http import Request
-from twisted.web.iweb import IResponse
 from twisted.web.resource import IResource, Resource
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
@@ -247,20 +246,16 @@ class MessagesAPI:
             return False
         if response.code == 200:
             request.setHeader("x-claudeproxy-count-source", "exact")
-
-        async def counted() -> IResponse:
-            return response
-
-        relay = Relay(request, exchange, self._clock, self._live().settings.ping_ms / 1000, forwarder.limits)
-        await relay.carry(counted())
+        await self._relay(request, exchange, forwarder).carry(succeed(response))
         return True
 
     async def _forward(
         self, request: Request, exchange: Exchange, forwarder: Forwarder, letter: Letter, model: str
     ) -> None:
-        relay = Relay(request, exchange, self._clock, self._live().settings.ping_ms / 1000, forwarder.limits)
-        await relay.carry(forwarder.forward(letter, model))
-        return None
+        await self._relay(request, exchange, forwarder).carry(forwarder.forward(letter, model))
+
+    def _relay(self, request: Request, exchange: Exchange, forwarder: Forwarder) -> Relay:
+        return Relay(request, exchange, self._clock, self._live().settings.ping_ms / 1000, forwarder.limits)
 
 
 class Gate(Resource):
