@@ -26,6 +26,7 @@ from claudeproxy.service.workshop import Workshop, check_embedded, check_tokeniz
 from claudeproxy.web.app import MessagesAPI
 from claudeproxy.web.exchange import Exchanges
 from claudeproxy.web.live import Live
+from claudeproxy.web.request_log import RequestLog
 from claudeproxy.web.site import ProxySite
 
 #: What a daemon that stops gives its last error events to reach their clients, in seconds.
@@ -69,7 +70,7 @@ class Proxy(Service):
         self._logs.set_level(self._settings.log_level)
         self._log = self._logs.logger("service")
         self._workshop = Workshop(self._reactor, self._logs, lambda: secrets.token_hex(32), self._new_id)
-        self._exchanges = Exchanges(self._reactor, self._logs.logger("requests"), self._new_id)
+        self._exchanges = Exchanges(self._reactor, [RequestLog(self._logs.logger("requests"))], self._new_id)
         self._live = self._workshop.live(self._settings)
         if self._settings.state_file not in ("", NO_FILE):
             self._state = StateFile(

@@ -73,6 +73,7 @@ class MessagesAPI:
             await self._forward(request, exchange, backend.forwarder, letter, route.model)
             return None
         parsed = read_messages(data)
+        exchange.streams = parsed.request.stream
         answer = self._answer(request, exchange, parsed.request, live)
         tape = self._orphan(request, exchange, data)
         if tape is not None:
@@ -202,14 +203,14 @@ class MessagesAPI:
         self, request: Request, exchange: Exchange, dropped: Iterable[str], emulated: Iterable[str]
     ) -> None:
         """Nothing is lost silently: the headers tell the caller, the log the operator."""
-        exchange.dropped, exchange.emulated = _names(dropped), _names(emulated)
-        for header, words, names in (
-            ("x-claudeproxy-dropped", "not sent to", exchange.dropped),
-            ("x-claudeproxy-emulated", "done in the stead of", exchange.emulated),
+        exchange.dropped, exchange.emulated = tuple(_names(dropped)), tuple(_names(emulated))
+        for header, level, words, found in (
+            ("x-claudeproxy-dropped", LogLevel.warn, "not sent to", exchange.dropped),
+            ("x-claudeproxy-emulated", LogLevel.info, "done in the stead of", exchange.emulated),
         ):
-            if names:
+            if names := ", ".join(found):
                 request.setHeader(header, names.encode("ascii", "replace").decode()[:1000])
-                self._say_once(LogLevel.warn if names is exchange.dropped else LogLevel.info, exchange, words, names)
+                self._say_once(level, exchange, words, names)
 
     def _say_once(self, level: Any, exchange: Exchange, words: str, names: str) -> None:
         """An agent's every turn has the same losses: to say it once is enough."""
@@ -299,9 +300,9 @@ class Gate(Resource):
         return problem
 
 
-def _names(found: Iterable[str]) -> str:
+def _names(found: Iterable[str]) -> Iterable[str]:
     """For a header and a line of the log: each name once."""
-    return ", ".join(dict.fromkeys(printable(name, spaces=True) for name in found))
+    return dict.fromkeys(printable(name, spaces=True) for name in found)
 
 
 def _routed(live: Live, exchange: Exchange, model: str) -> tuple[Route, Backend]:

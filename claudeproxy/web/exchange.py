@@ -1,39 +1,45 @@
-"""One request and its answer, as the log tells it."""
+"""One request and its answer, and those who want to know of it (STYLE P19)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.web.http import Request
 
 from claudeproxy.model.events import Usage
 from claudeproxy.routing.sessions import Turn
 
-#: Asked for by monitors and by clients that warm up: worth a line only to who looks for it.
-_QUIET = frozenset({"/health", "/", "/api/hello"})
-
 
 @define(eq=False)
 class Exchange:
-    """Filled in on the way; logged once, when the client has its answer or is gone (STYLE P19)."""
+    """Filled in on the way. It holds no content and no secret."""
 
     id: str
     method: str
     path: str
     client: str
+    #: Claude Code's own words for the conversation, its agent, and the class of the request; "" where there are none.
     session: str
+    agent: str
+    request_class: str
+    #: When it came and when it left, in the clock's seconds; which may be long after one another.
     began: float
+    ended: float = 0.0
+    #: The HTTP status; 499, other servers' word for it, for a client that left before it was answered.
+    status: int = 0
     model: str = ""
     backend: str = ""
     backend_model: str = ""
+    #: Whether the client wants the answer as a stream.
+    streams: bool = False
     first_token: float | None = None
     usage: Usage | None = None
     outcome: str = ""
     #: What was not sent to the backend, and what was done in its stead.
-    dropped: str = ""
-    emulated: str = ""
+    dropped: tuple[str, ...] = ()
+    emulated: tuple[str, ...] = ()
     #: It was given the answer that an earlier request of the same content had asked for.
     joined: bool = False
     #: How the prompt goes on from the conversation's last one, and what became of the cache.
@@ -43,42 +49,15 @@ class Exchange:
     #: Ends the answer before its time, with an error that says why. Set while there is a stream to end.
     stop: Callable[[], None] | None = None
 
-    def log(self, log: Logger, now: float, status: int) -> None:
-        """The line. It holds no content and no secret."""
-        quiet = (self.path.rstrip("/") or "/") in _QUIET
-        write = log.debug if quiet and status < 400 else log.info
-        usage = self.usage or Usage()
-        for remark in dict.fromkeys(self.remarks):
-            log.warn("{request_id} {backend}: {remark}", request_id=self.id, backend=self.backend, remark=remark)
-        write(
-            "{client} {session} {method} {path} {status} {outcome} {duration:.3f}s{route}{tokens}{cache}{joined} "
-            "{request_id}",
-            client=self.client,
-            session=self.session[:8] or "-",
-            method=self.method,
-            path=self.path,
-            status=status,
-            outcome=self.outcome or ("ok" if status < 400 else "refused"),
-            duration=now - self.began,
-            route=f" {self.model} -> {self.backend}/{self.backend_model}" if self.backend else "",
-            tokens=self._tokens(usage),
-            cache=f" cache={self.turn.words}" if self.turn is not None else "",
-            joined=" joined" if self.joined else "",
-            request_id=self.id,
-            model=self.model,
-            backend=self.backend,
-            backend_model=self.backend_model,
-            first_token=None if self.first_token is None else self.first_token - self.began,
-            input_tokens=usage.input,
-            cached_tokens=usage.cache_read,
-            output_tokens=usage.output,
-        )
 
-    def _tokens(self, usage: Usage) -> str:
-        first = "" if self.first_token is None else f" first {self.first_token - self.began:.3f}s"
-        if self.usage is None:
-            return first
-        return f"{first} in {usage.prompt} cached {usage.cache_read} out {usage.output}"
+class Witness(Protocol):
+    """Who wants to know of requests: the log, and whoever counts, records or traces them."""
+
+    def entered(self, exchange: Exchange, request: Request) -> None:
+        """A request came in; what the client said of itself is known, and nothing else."""
+
+    def left(self, exchange: Exchange) -> None:
+        """Its client has its answer, or is gone; nothing will change any more."""
 
 
 @define(eq=False)
@@ -86,7 +65,7 @@ class Exchanges:
     """All requests that are being answered, so that a daemon that stops can wait for them."""
 
     _clock: IReactorTime
-    _log: Logger
+    _witnesses: Sequence[Witness]
     _new_id: Callable[[], str]
     _running: dict[Request, Exchange] = field(factory=dict, init=False)
     _waiting: list[tuple[set[Request], Deferred[None]]] = field(factory=list, init=False)
@@ -102,9 +81,13 @@ class Exchanges:
             path=printable(request.uri.partition(b"?")[0]),
             client=getattr(address, "host", None) or "local",
             session=printable(request.getHeader(b"x-claude-code-session-id") or b""),
+            agent=printable(request.getHeader(b"x-claude-code-agent-id") or b""),
+            request_class=printable(request.getHeader(b"x-claude-code-request-class") or b""),
             began=self._clock.seconds(),
         )
         self._running[request] = exchange
+        for witness in self._witnesses:
+            witness.entered(exchange, request)
         request.notifyFinish().addBoth(self._leave, request)
         return exchange
 
@@ -138,9 +121,10 @@ class Exchanges:
         exchange = self._running.pop(request)
         if how is not None and not exchange.outcome:
             exchange.outcome = "client_gone"
-        # 499 is the word of other servers for a client that left before it was answered.
-        status = request.code if request.startedWriting or how is None else 499
-        exchange.log(self._log, self._clock.seconds(), status)
+        exchange.ended = self._clock.seconds()
+        exchange.status = request.code if request.startedWriting or how is None else 499
+        for witness in self._witnesses:
+            witness.left(exchange)
         for running, done in self._waiting[:]:
             running.discard(request)
             if not running:

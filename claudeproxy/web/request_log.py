@@ -1,0 +1,62 @@
+"""The line that the log has of every request, also of those whose client went away (STYLE P19)."""
+
+from attrs import define
+from twisted.logger import Logger
+from twisted.web.http import Request
+
+from claudeproxy.model.events import Usage
+from claudeproxy.web.exchange import Exchange
+
+#: Asked for by monitors and by clients that warm up: worth a line only to who looks for it.
+_QUIET = frozenset({"/health", "/", "/api/hello"})
+
+
+@define(eq=False)
+class RequestLog:
+    """Writes it once the request has left. It holds no content and no secret."""
+
+    _log: Logger
+
+    def entered(self, exchange: Exchange, request: Request) -> None:
+        """Nothing can be said yet."""
+
+    def left(self, exchange: Exchange) -> None:
+        quiet = (exchange.path.rstrip("/") or "/") in _QUIET
+        write = self._log.debug if quiet and exchange.status < 400 else self._log.info
+        usage = exchange.usage or Usage()
+        for remark in dict.fromkeys(exchange.remarks):
+            told = "{request_id} {backend}: {remark}"
+            self._log.warn(told, request_id=exchange.id, backend=exchange.backend, remark=remark)
+        first = None if exchange.first_token is None else exchange.first_token - exchange.began
+        write(
+            "{client} {session_start} {method} {path} {status} {outcome} {duration:.3f}s{route}{tokens}{cache}{joined} "
+            "{request_id}",
+            client=exchange.client,
+            session_start=exchange.session[:8] or "-",
+            session=exchange.session,
+            agent=exchange.agent,
+            request_class=exchange.request_class,
+            method=exchange.method,
+            path=exchange.path,
+            status=exchange.status,
+            outcome=exchange.outcome or ("ok" if exchange.status < 400 else "refused"),
+            duration=exchange.ended - exchange.began,
+            route=f" {exchange.model} -> {exchange.backend}/{exchange.backend_model}" if exchange.backend else "",
+            tokens=_tokens(exchange, first),
+            cache=f" cache={exchange.turn.words}" if exchange.turn is not None else "",
+            joined=" joined" if exchange.joined else "",
+            request_id=exchange.id,
+            model=exchange.model,
+            backend=exchange.backend,
+            backend_model=exchange.backend_model,
+            first_token=first,
+            input_tokens=usage.input,
+            cached_tokens=usage.cache_read,
+            output_tokens=usage.output,
+        )
+
+
+def _tokens(exchange: Exchange, first: float | None) -> str:
+    begun = "" if first is None else f" first {first:.3f}s"
+    usage = exchange.usage
+    return begun if usage is None else f"{begun} in {usage.prompt} cached {usage.cache_read} out {usage.output}"
