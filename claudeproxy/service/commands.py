@@ -1,0 +1,53 @@
+"""The commands of ``python -m claudeproxy``: one row each, loaded when it is asked for."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, ClassVar, TextIO
+
+from twisted.python.usage import Options, UsageError
+
+#: Name, module and summary. The module has a class `Command`, which says what it promises.
+COMMANDS: tuple[tuple[str, str, str], ...] = ()
+
+#: Exit statuses: done; what was asked is not so; the command line or the settings are wrong.
+DONE, FAILED, MISUSED = 0, 1, 2
+
+
+class Command(Options):
+    """One command: its options, as twistd's, and what it does."""
+
+    def run(self, out: TextIO, err: TextIO) -> int:
+        """Does it, and gives the exit status. What is asked for goes to ``out``, what went wrong to ``err``.
+
+        One that needs the reactor runs it itself."""
+        raise AssertionError(f"{type(self).__name__} does nothing")
+
+
+def _late(module: str) -> Any:
+    """The class of a command, without loading it for a list of commands."""
+    return lambda: import_module(module).Command()
+
+
+class CommandLine(Options):
+    """Which command, and its options."""
+
+    synopsis = "Usage: python -m claudeproxy COMMAND [options]"
+    longdesc = "The daemon itself is run by twistd: twistd -n claudeproxy"
+    subCommands: ClassVar[list[Any]] = [(name, None, _late(module), summary) for name, module, summary in COMMANDS]
+
+    def postOptions(self) -> None:
+        if self.subCommand is None:
+            raise UsageError(f"expected a command: {', '.join(name for name, *_ in COMMANDS)}")
+
+
+def main(arguments: Sequence[str], out: TextIO = sys.stdout, err: TextIO = sys.stderr) -> int:
+    """Runs one command; returns its exit status."""
+    line = CommandLine()
+    try:
+        line.parseOptions(list(arguments))
+    except UsageError as fault:
+        err.write(f"claudeproxy: {fault}\n")
+        return MISUSED
+    command: Any = line.subOptions
+    return int(command.run(out, err))
