@@ -158,7 +158,7 @@ class TranslatingBackend:
         milder = tuple(self._milder(chat)) if dialect.may_refuse_thinking else ()
         context = _Context(expected, size, self._check(dialect), milder, self._affinity(call), search)
         turn = None
-        if call.session:
+        if call.session and search is None:  # of a search the backend sees nothing
             chain = Chain.of(chat.body, f"{self.name} {dialect.name}")
             turn = self._sessions.begin(call.session, call.kin, chain, self._clock.seconds())
         return Prepared(
