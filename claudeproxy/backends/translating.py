@@ -222,12 +222,12 @@ class TranslatingBackend:
         """How the prompt fits: counted exactly only where an estimate comes near the window."""
         silent = profile.dialect.cuts_silently
         best = self._tally.estimate(model, size)
-        fit = Fit(best.tokens, best.source, profile.window, wanted(body), silent)
+        fit = Fit(best.tokens, best.source, profile.window, wanted(body), silent, best.counted)
         if not fit.is_near:
             return fit
         encoded = encode(_counted(body))
         exact = await self._tally.count(model, encoded, body, size, partial(self._ask_for_count, body, profile.dialect))
-        return evolve(fit, tokens=exact.tokens, source=exact.source)
+        return evolve(fit, tokens=exact.tokens, source=exact.source, counted=exact.counted)
 
     async def _ask_for_count(self, body: Mapping[str, Any], dialect: Dialect) -> int | None:
         target = await self._locate()
