@@ -7,9 +7,10 @@ from attrs import frozen
 
 from claudeproxy.model.problems import Refusal, prompt_too_long
 
-#: How far a count may be off, as a part of it, by how it was found; and what was added to a counted prompt.
+#: How far a count may be off, as a part of it, by how it was found; and as a part of what was added to a counted
+#: prompt, which may be text of quite another kind (the request for a summary is: 22 % off was seen).
 _DOUBT = {"exact": 0.0, "tokenizer": 0.01, "learned": 0.03, "estimate": 0.12}
-_DOUBT_OF_REST = 0.12
+_DOUBT_OF_REST = 0.25
 #: What a template may add that nobody knows of, in tokens.
 _TEMPLATE = 32
 #: What is kept for the answer, as a part of the window, and in tokens: a client that compacts asks for a summary of
@@ -61,12 +62,12 @@ class Fit:
     def left(self) -> int | None:
         """What an answer may have, in tokens, where that is less than was asked for; None if it is not.
 
-        Never less than was kept for it: should the count be too high, an answer that ends after a word is worth
-        nothing, and should it not, the server says so.
+        Never less than half of what was kept for it: should the count be too high, an answer that ends after a word is
+        worth nothing, and should it not, the server says so.
         """
         if not self.window or self.wanted is None:
             return None
-        left = max(self._answer, self.window - int(self._at_most))
+        left = max(-(-self._answer // 2), self.window - int(self._at_most))
         return left if left < self.wanted else None
 
     @property

@@ -117,7 +117,7 @@ class WindowTests(SynchronousTestCase):
         self.assertGreater(len(limits), 4)
         for tokens, limit in limits[1:]:
             self.assertIn(8192 - tokens - limit, range(120), "what is left, less a little of doubt")
-            self.assertGreaterEqual(limit, 512)
+            self.assertGreaterEqual(limit, 256)
 
     def test_believed_window(self) -> None:
         """Who believes in a larger window is told of a prompt that is as much larger; the log keeps the truth."""
