@@ -72,6 +72,8 @@ class Count:
     window: int = 0
     #: What of the request is not counted, because it would not be sent.
     dropped: tuple[str, ...] = ()
+    #: How many of the tokens the backend itself has counted, in an earlier turn of the conversation.
+    counted: int = 0
 
 
 @frozen

@@ -158,7 +158,7 @@ class TranslatingBackend:
         milder = tuple(self._milder(chat)) if dialect.may_refuse_thinking else ()
         context = _Context(expected, size, self._check(dialect), milder, self._affinity(call), search)
         turn = None
-        if call.session:
+        if call.session and search is None:  # of a search the backend sees nothing
             chain = Chain.of(chat.body, f"{self.name} {dialect.name}")
             turn = self._sessions.begin(call.session, call.kin, chain, self._clock.seconds())
         return Prepared(
@@ -222,12 +222,12 @@ class TranslatingBackend:
         """How the prompt fits: counted exactly only where an estimate comes near the window."""
         silent = profile.dialect.cuts_silently
         best = self._tally.estimate(model, size)
-        fit = Fit(best.tokens, best.source, profile.window, wanted(body), silent)
+        fit = Fit(best.tokens, best.source, profile.window, wanted(body), silent, best.counted)
         if not fit.is_near:
             return fit
         encoded = encode(_counted(body))
         exact = await self._tally.count(model, encoded, body, size, partial(self._ask_for_count, body, profile.dialect))
-        return evolve(fit, tokens=exact.tokens, source=exact.source)
+        return evolve(fit, tokens=exact.tokens, source=exact.source, counted=exact.counted)
 
     async def _ask_for_count(self, body: Mapping[str, Any], dialect: Dialect) -> int | None:
         target = await self._locate()
