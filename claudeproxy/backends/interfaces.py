@@ -25,6 +25,8 @@ class Letter:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     #: Without its content encoding.
     body: bytes = field(default=b"", repr=False)
+    #: What lines of the log say of the request that they belong to, as fields.
+    told: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
 
 
 @frozen
@@ -149,6 +151,10 @@ class Backend(Protocol):
 
     def look_again(self) -> None:
         """Asks the server anew what it is, without letting anybody wait."""
+
+    @property
+    def is_up(self) -> bool | None:
+        """Whether it was there when it was last heard of; None before the first time."""
 
     def knows(self, model: str) -> bool:
         """Whether the server has told of a model of this very name."""
