@@ -11,12 +11,14 @@ from typing import Any
 
 from twisted.application.app import AppLogger
 from twisted.application.service import Application
+from twisted.application.twist._options import TwistOptions
 from twisted.logger import ILogObserver
 from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.service.log_file import LogFile, sheet_of
+from claudeproxy.service.options import Options
 from claudeproxy.service.scribe import Scribe
-from claudeproxy.service.tree import Daemon
+from claudeproxy.service.tree import Daemon, makeService
 
 
 class LogFileTests(SynchronousTestCase):
@@ -180,10 +182,35 @@ class OptionsTests(SynchronousTestCase):
         self.sheet(logfile="own.log")
         self.assertEqual(signal.getsignal(signal.SIGUSR1), signal.SIG_IGN)
 
+    def test_privileges(self) -> None:
+        """A file that root opens for a daemon of another user is that user's."""
+        given: list[tuple[int, int]] = []
+        self.patch(os, "fchown", lambda descriptor, uid, gid: given.append((uid, gid)))
+        self.patch(os, "geteuid", lambda: 0)
+        self.sheet(logfile="a.log")
+        self.sheet(logfile="b.log", uid=65534, gid=None)
+        self.sheet(logfile="c.log", uid=65534, gid=7)
+        self.assertEqual(given, [(65534, -1), (65534, 7)])
+
     def test_cannot_be_opened(self) -> None:
         """A file that cannot be opened is an OSError that names it."""
         fault = self.assertRaises(OSError, self.sheet, logfile="nowhere/own.log")
         self.assertEqual(fault.filename, str(self.folder / "nowhere/own.log"))
+
+
+class RunnerTests(SynchronousTestCase):
+    """Who runs the daemon."""
+
+    def test_twist(self) -> None:
+        """`twist` has options of its own, and writes its log itself."""
+        self.patch(os, "environ", {"PROVIDER": "openai", "PROVIDER_BASE_URL": "http://127.0.0.1:1/v1"})
+        options = Options()
+        options.parent = TwistOptions()
+        daemon = makeService(options)
+        assert isinstance(daemon, Daemon)
+        application = Application("claudeproxy")
+        daemon.setServiceParent(application)
+        self.assertIsNone(application.getComponent(ILogObserver, None))
 
 
 class ApplicationTests(SynchronousTestCase):

@@ -14,7 +14,7 @@ from claudeproxy.model.events import Usage
 from claudeproxy.routing.expectations import Secret
 from claudeproxy.routing.sources import SettingsError
 from claudeproxy.web.exchange import Exchange
-from claudeproxy.web.exposition import METRICS, PIECE
+from claudeproxy.web.exposition import METRICS, PIECE, Exposition
 from claudeproxy.web.metrics import MOST_HISTOGRAMS, MOST_NAMES, MOST_SETS, OTHER, Names, Spreads, Totals, kind_of
 from tests.fakes.anthropic import FakeAnthropic
 from tests.fakes.anthropic import stream as anthropic_stream
@@ -256,7 +256,8 @@ class DaemonTests(MetricsCase):
     def test_resent(self) -> None:
         """Requests that were sent again, because the connection had been closed meanwhile."""
         self.assertEqual(self.value("backend_resends_total", backend="fake"), 0)
-        self.house.proxy._workshop.resends["fake"] += 1
+        self.house.fake.answers = lambda asked: Script(steps=[Cut()])
+        self.chat(None)
         self.assertEqual(self.value("backend_resends_total", backend="fake"), 1)
 
     def test_two_proxies(self) -> None:
@@ -363,6 +364,14 @@ class PageTests(MetricsCase):
         self.house.pass_time(1)
         self.assertFalse([event for event in self.house.events if "log_failure" in event])
         self.assertEqual(self.value("requests_total", route="/metrics", status="499"), 1)
+
+    def test_fault(self) -> None:
+        """A fault of ours is a 500, at either place, and the log has it."""
+        self.patch(Exposition, "_figures", lambda self: {}["index"])
+        self.assertEqual(scraped(self.house).status, 500)
+        self.house.network.listenTCP(9100, Site(self.house.proxy.metrics(), reactor=self.house.network))
+        self.assertEqual(caller(self.house.network, 9100).ask("GET", "/").status, 500)
+        self.assertEqual(len([event for event in self.house.events if "log_failure" in event]), 2)
 
     def test_key(self) -> None:
         """It is behind the keys, like any other route."""
