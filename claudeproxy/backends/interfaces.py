@@ -152,12 +152,12 @@ class Backend(Protocol):
     def look_again(self) -> None:
         """Asks the server anew what it is, without letting anybody wait."""
 
+    def knows(self, model: str) -> bool:
+        """Whether the server has told of a model of this very name."""
+
     @property
     def is_up(self) -> bool | None:
         """Whether it was there when it was last heard of; None before the first time."""
-
-    def knows(self, model: str) -> bool:
-        """Whether the server has told of a model of this very name."""
 
     async def close(self) -> None:
         """Gives back what it holds. Its generations should have ended."""

@@ -213,12 +213,12 @@ class TranslatingBackend:
     def look_again(self) -> None:
         self._acquaintance.doubt()
 
+    def knows(self, model: str) -> bool:
+        return self._acquaintance.knows(model)
+
     @property
     def is_up(self) -> bool | None:
         return self._acquaintance.is_up
-
-    def knows(self, model: str) -> bool:
-        return self._acquaintance.knows(model)
 
     async def close(self) -> None:
         self._acquaintance.stop()

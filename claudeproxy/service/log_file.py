@@ -95,9 +95,10 @@ def sheet_of(options: Mapping[str, Any]) -> Sheet | None:
 
 def _terminal() -> Sheet:
     """Standard output without its buffer, which would keep what could not be written."""
+    if sys.stdout is None:  # it was closed before we began
+        return cast("Sheet", open(os.devnull, "wb", 0))
     sys.stdout.flush()
-    buffer: Any = getattr(sys.stdout, "buffer", None)
-    return cast("Sheet", getattr(buffer, "raw", buffer))
+    return cast("Sheet", getattr(sys.stdout.buffer, "raw", sys.stdout.buffer))
 
 
 def _rotate_on_signal(file: LogFile) -> None:

@@ -167,6 +167,13 @@ class OptionsTests(SynchronousTestCase):
             self.assertIs(self.sheet(**options), raw)
         self.assertEqual(list(self.folder.iterdir()), [])
 
+    def test_closed(self) -> None:
+        """Where there is no standard output, the log goes nowhere."""
+        self.patch(sys, "stdout", None)
+        sheet = self.sheet(nodaemon=1)
+        self.addCleanup(sheet.close)
+        self.assertEqual(sheet.write(b"line"), 4)
+
     def test_others(self) -> None:
         """Where the options name another kind of log, or what twistd refuses, it is twistd's affair."""
         for options in ({"logger": object()}, {"syslog": 1}, {"logfile": "-"}):
