@@ -25,6 +25,8 @@ class Letter:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     #: Without its content encoding.
     body: bytes = field(default=b"", repr=False)
+    #: What lines of the log say of the request that they belong to, as fields.
+    told: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
 
 
 @frozen
@@ -154,6 +156,10 @@ class Backend(Protocol):
 
     def knows(self, model: str) -> bool:
         """Whether the server has told of a model of this very name."""
+
+    @property
+    def is_up(self) -> bool | None:
+        """Whether it was there when it was last heard of; None before the first time."""
 
     async def close(self) -> None:
         """Gives back what it holds. Its generations should have ended."""

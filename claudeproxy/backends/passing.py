@@ -83,10 +83,10 @@ class PassThrough:
         return self._limits
 
     async def forward(self, letter: Letter, model: str) -> IResponse:
-        return await self._send(letter, self._edited(letter.body, model))
+        return await self._send(letter, self._edited(letter, model))
 
     async def prepare(self, call: Call, model: str) -> Prepared:
-        body = self._edited(call.letter.body, model)
+        body = self._edited(call.letter, model)
         if not call.request.stream:  # only a stream can be cancelled; the answer is put together here
             body = with_members(body, {"stream": True})
         size = self._size(call, model)
@@ -110,12 +110,12 @@ class PassThrough:
         expected, size, letter = prepared.context
         machine = AnthropicStream(Reply(message_id, model), expected, self._unique)
         heard = self._tally.listener(prepared.model, size, machine, deliver)
-        generation = Generation(self.name, machine, heard, self._clock, self._limits, self._log)
+        generation = Generation(self.name, machine, heard, self._clock, self._limits, self._log, letter.told)
         generation.start(self._send(letter, prepared.body))
         return generation
 
     async def count(self, call: Call, model: str) -> Count:
-        body = self._edited(call.letter.body, model)
+        body = self._edited(call.letter, model)
         asked = partial(self._ask_for_count, call.letter, body)
         count = await self._tally.count(model, body, {}, self._size(call, model), asked)
         return evolve(count, window=await self._window_of(model))
@@ -136,6 +136,10 @@ class PassThrough:
     def knows(self, model: str) -> bool:
         return self._acquaintance.knows(model)
 
+    @property
+    def is_up(self) -> bool | None:
+        return self._acquaintance.is_up
+
     async def close(self) -> None:
         self._acquaintance.stop()
         await self._client.close()
@@ -153,14 +157,13 @@ class PassThrough:
         except Refusal:
             return Size(texture=texture_of(call.letter.body.decode("utf-8", "replace")))
 
-    def _edited(self, body: bytes, model: str) -> bytes:
+    def _edited(self, letter: Letter, model: str) -> bytes:
         """The client's bytes, but for the model's name, and without thoughts that carry a signature of ours: a real
         server would refuse it (PROTOCOL 4.6)."""
-        if model:
-            body = with_model(body, model)
+        body = with_model(letter.body, model) if model else letter.body
         body, removed = without_thinking(body, PREFIX)
         if removed:
-            self._log.debug("{count} thinking blocks of other backends left out", count=removed)
+            self._log.debug("{count} thinking blocks of other backends left out", count=removed, **letter.told)
         return body
 
     def _url(self, target: bytes) -> str:

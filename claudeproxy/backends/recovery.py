@@ -96,6 +96,11 @@ class Acquaintance:
         """Whether the backend has told of a model of this very name."""
         return self._last is not None and model in self._last.models
 
+    @property
+    def is_up(self) -> bool | None:
+        """Whether the backend was there when it was last heard of; None before the first time."""
+        return False if self._away else None if self._last is None else True
+
     async def known(self) -> Recognised | None:
         """What the backend is; None if it has never said so, or not in `RECOGNITION_TIME`."""
         return await self._recognition.get() or self._last

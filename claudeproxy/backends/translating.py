@@ -75,6 +75,8 @@ class _Context:
     headers: Mapping[str, str]
     #: A request that needs no backend.
     search: MessagesRequest | None
+    #: What lines of the log say of the request.
+    told: Mapping[str, Any]
 
 
 @frozen
@@ -147,7 +149,7 @@ class TranslatingBackend:
             chat = self._speech.without_level(chat)
         if request.tools and dialect.tools == "no":  # said of every request: an agent without tools is none
             told = "model {model} of {backend} gets no tools: its template has no place for them"
-            self._log.warn(told, model=printable(model), backend=self.name)
+            self._log.warn(told, model=printable(model), backend=self.name, **call.letter.told)
         size = self._tally.measure(chat.body, dialect.name)
         fit = await self._fitted(chat.body, model, profile, size)
         if search is None:
@@ -156,7 +158,8 @@ class TranslatingBackend:
                 chat = evolve(chat, body=limited(chat.body, max(fit.left, dialect.least_output)))
         expected = Expected.of(self.name, fit.tokens, profile.window, request, chat, dialect)
         milder = tuple(self._milder(chat)) if dialect.may_refuse_thinking else ()
-        context = _Context(expected, size, self._check(dialect), milder, self._affinity(call), search)
+        check, affinity = self._check(dialect), self._affinity(call)
+        context = _Context(expected, size, check, milder, affinity, search, call.letter.told)
         turn = None
         if call.session and search is None:  # of a search the backend sees nothing
             chain = Chain.of(chat.body, f"{self.name} {dialect.name}")
@@ -173,7 +176,8 @@ class TranslatingBackend:
         heard = self._tally.listener(prepared.model, context.size, machine, deliver)
         if prepared.turn is not None:
             heard = remembering(self._sessions, prepared.turn, machine, self._clock.seconds, heard)
-        generation = Generation(self.name, machine, heard, self._clock, self._manner.limits, self._log)
+        limits, told = self._manner.limits, context.told
+        generation = Generation(self.name, machine, heard, self._clock, limits, self._log, told)
         if context.search is None:
             generation.start(self._send(prepared.model, prepared.body, context), context.check)
         else:
@@ -211,6 +215,10 @@ class TranslatingBackend:
 
     def knows(self, model: str) -> bool:
         return self._acquaintance.knows(model)
+
+    @property
+    def is_up(self) -> bool | None:
+        return self._acquaintance.is_up
 
     async def close(self) -> None:
         self._acquaintance.stop()
@@ -271,7 +279,7 @@ class TranslatingBackend:
             chosen.models.add(model)
             rest = rest[rest.index(chosen) + 1 :]
             told = "model {model} of {backend} refuses to be asked to think so; from now on it is asked for less"
-            self._log.info(told, model=printable(model), backend=self.name)
+            self._log.info(told, model=printable(model), backend=self.name, **context.told)
             response = await self._client.post(url, chosen.body, headers)
         return response
 

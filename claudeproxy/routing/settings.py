@@ -238,6 +238,19 @@ class Settings:
         expects=one_of("debug", "info", "warn", "error"),
         doc="The least important lines that are still logged.",
     )
+    log_format: str = setting(
+        "text",
+        env="LOG_FORMAT",
+        expects=one_of("text", "json"),
+        doc="How lines of the log are written: `text` for people, `json` for machines, one object a line.",
+    )
+    metrics: str = setting(
+        "public",
+        env="METRICS",
+        expects=one_of("public", "admin", "off"),
+        doc="Where `/metrics` is: on every listener, for who has a key (`public`), on the admin listener alone "
+        "(`admin`), or nowhere.",
+    )
     default_model: str = setting(
         "",
         env="DEFAULT_MODEL",

@@ -15,17 +15,21 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from twisted.web.resource import IResource
 
+from claudeproxy.backends.gguf import UnusableModel
 from claudeproxy.backends.interfaces import Backend
 from claudeproxy.backends.state_file import StateFile
+from claudeproxy.backends.tokenizer import BadTokenizer
 from claudeproxy.routing.conflicts import is_loopback
 from claudeproxy.routing.settings import Settings
-from claudeproxy.routing.sources import verify
+from claudeproxy.routing.sources import SettingsError, verify
 from claudeproxy.service.observers import Logs
 from claudeproxy.service.reading import NO_FILE
 from claudeproxy.service.workshop import Workshop, check_embedded, check_tokenizers, names
 from claudeproxy.web.app import MessagesAPI
-from claudeproxy.web.exchange import Exchanges
+from claudeproxy.web.exchange import Exchanges, Witness
+from claudeproxy.web.exposition import Exposition, MetricsPage, Sources
 from claudeproxy.web.live import Live
+from claudeproxy.web.metrics import Metrics
 from claudeproxy.web.request_log import RequestLog
 from claudeproxy.web.site import ProxySite
 
@@ -61,16 +65,18 @@ class Proxy(Service):
     _exchanges: Exchanges = field(init=False)
     _live: Live = field(init=False)
     _api: MessagesAPI = field(init=False)
+    _metrics: Metrics = field(factory=Metrics, init=False)
     _port: IListeningPort | None = field(default=None, init=False)
     _site: ProxySite | None = field(default=None, init=False)
     _state: StateFile | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         verify(self._settings)
-        self._logs.set_level(self._settings.log_level)
+        self._set_log(self._settings)
         self._log = self._logs.logger("service")
         self._workshop = Workshop(self._reactor, self._logs, lambda: secrets.token_hex(32), self._new_id)
-        self._exchanges = Exchanges(self._reactor, [RequestLog(self._logs.logger("requests"))], self._new_id)
+        witnesses: list[Witness] = [RequestLog(self._logs.logger("requests")), self._metrics]
+        self._exchanges = Exchanges(self._reactor, witnesses, self._new_id)
         self._live = self._workshop.live(self._settings)
         if self._settings.state_file not in ("", NO_FILE):
             self._state = StateFile(
@@ -83,11 +89,17 @@ class Proxy(Service):
             self._workshop.changed = self._state.changed
         log = self._logs.logger("web")
         self._api = MessagesAPI(lambda: self._live, self._exchanges, self._reactor, log, self._new_id)
+        self._api.exposition = self._exposition()
         self.setName("claudeproxy")
 
     def resource(self) -> IResource:
         """The API, to be put anywhere into a tree of resources. It serves while this service runs."""
         return self._api.resource()
+
+    def metrics(self) -> IResource:
+        """The metrics as a resource of their own, whatever the settings say and whoever asks."""
+        assert self._api.exposition is not None
+        return MetricsPage(self._api.exposition, self._logs.logger("metrics"))
 
     @property
     def port(self) -> int:
@@ -115,6 +127,10 @@ class Proxy(Service):
         super().stopService()
         return Deferred.fromCoroutine(self._drain())
 
+    def reload_refused(self) -> None:
+        """Settings could not even be read: that counts as a reload, too."""
+        self._metrics.reloads["refused"] += 1
+
     def reload(self, settings: Settings) -> None:
         """Swaps the settings for new requests; running ones end on those that they began with. It goes on listening
         where it does: host and port stay.
@@ -124,13 +140,18 @@ class Proxy(Service):
         # The address stays until a restart: what is checked must fit the one it really listens on.
         unchanged = {each: getattr(self._settings, each) for each in ("host", "port", "state_file")}
         settings = evolve(settings, **unchanged)
-        verify(settings)
-        check_embedded(settings)
-        check_tokenizers(settings)
+        try:
+            verify(settings)
+            check_embedded(settings)
+            check_tokenizers(settings)
+        except (SettingsError, UnusableModel, BadTokenizer):
+            self.reload_refused()
+            raise
         before = set(self._live.backends.values())
         live = self._workshop.live(settings)
-        self._logs.set_level(settings.log_level)
+        self._set_log(settings)
         self._settings, self._live = settings, live
+        self._metrics.reloads["ok"] += 1
         for backend in live.backends.values():
             if backend in before:
                 backend.look_again()
@@ -138,6 +159,21 @@ class Proxy(Service):
                 backend.start()
         for retired in self._workshop.retire(live):
             Deferred.fromCoroutine(self._retire(retired))
+
+    def _set_log(self, settings: Settings) -> None:
+        self._logs.set_level(settings.log_level)
+        self._logs.set_form(settings.log_format)
+
+    def _exposition(self) -> Exposition:
+        workshop, orphanage = self._workshop, self._api.orphanage
+        sources = Sources(
+            live=lambda: self._live,
+            waiting=lambda: len(orphanage),
+            resends=workshop.resends,
+            verdicts=workshop.verdicts,
+            log_lines_lost=lambda: self._logs.lost,
+        )
+        return Exposition(self._metrics, sources, self._reactor)
 
     async def _retire(self, backend: Backend) -> None:
         await self._exchanges.finished()  # some of those that run just now may be its

@@ -37,7 +37,7 @@ class ReloadOnHangup(Service):
     def reload(self) -> None:
         """Reads the settings anew and, if they are good, hands them to the proxy."""
         try:
-            settled = self._reader.read()
+            settled = self._read()
             self._proxy.reload(settled.settings)
         except (SettingsError, Unreadable, UnusableModel, BadTokenizer) as fault:
             for line in str(fault).splitlines():
@@ -47,6 +47,13 @@ class ReloadOnHangup(Service):
         # What needs a restart is not in force, and must not be compared with the next time.
         in_force = {each: getattr(self._settled.settings, each) for each in ("host", "port", "state_file")}
         self._settled = evolve(settled, settings=evolve(settled.settings, **in_force))
+
+    def _read(self) -> Settled:
+        try:
+            return self._reader.read()
+        except (SettingsError, Unreadable):
+            self._proxy.reload_refused()
+            raise
 
     def _say_what_changed(self, settled: Settled) -> None:
         changed = changes(self._settled, settled)

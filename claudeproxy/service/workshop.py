@@ -1,6 +1,7 @@
 """Makes backends out of settings, and keeps over a reload those whose settings stayed."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -71,10 +72,17 @@ class Workshop:
     learned: Learned = field(factory=Learned, init=False)
     #: Called when something was learned.
     changed: Callable[[], None] = field(default=_nothing, init=False)
+    #: How often requests were sent again, by the backend's name; it only grows.
+    resends: Counter[str] = field(factory=Counter, init=False)
     _sessions: Sessions = field(factory=Sessions, init=False)
     _scale: PromptScale = field(factory=PromptScale, init=False)
     _documents: DocumentReader = field(factory=lambda: DocumentReader(deferToThread), init=False)
     _made: dict[BackendSettings, Backend] = field(factory=dict, init=False)
+
+    @property
+    def verdicts(self) -> Mapping[str, int]:
+        """How often each cause was found of what became of a prompt cache."""
+        return self._sessions.tally
 
     def live(self, settings: Settings) -> Live:
         """What these settings describe. New backends are made, not started."""
@@ -192,7 +200,8 @@ class Workshop:
         )
 
     def _client(self, settings: BackendSettings) -> BackendClient:
-        return BackendClient.over_network(settings.name, self._reactor, settings.connect_timeout_ms / 1000)
+        timeout = settings.connect_timeout_ms / 1000
+        return BackendClient.over_network(settings.name, self._reactor, timeout, self.resends)
 
 
 def _limits(settings: BackendSettings) -> Limits:

@@ -18,6 +18,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from claudeproxy.backends.client import leave_unread
 from claudeproxy.backends.interfaces import Backend, Call, Forwarder, Letter
+from claudeproxy.backends.tally import EXACT
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.problems import Problem, Refusal, from_status, internal, not_found, stopping, wrong_method
 from claudeproxy.routing.sessions import kin_of
@@ -25,10 +26,12 @@ from claudeproxy.routing.table import Route
 from claudeproxy.web.answers import Answer, StreamAnswer, Times, WholeAnswer, answer_json, answer_problem
 from claudeproxy.web.bodies import letter_of, plain_path
 from claudeproxy.web.exchange import Exchange, Exchanges, printable
+from claudeproxy.web.exposition import Exposition
 from claudeproxy.web.guard import check_host, check_key, check_origin
 from claudeproxy.web.live import Live
 from claudeproxy.web.models import catalogue, page
 from claudeproxy.web.relay import Relay
+from claudeproxy.web.rules import Rules
 from claudeproxy.web.tape import Orphanage, Tape, Terms
 from claudeproxy.wire.json import encode
 from claudeproxy.wire.requests import model_of, read_count, read_messages, read_object
@@ -50,6 +53,8 @@ class MessagesAPI:
     _clock: IReactorTime
     _log: Logger
     _new_id: Callable[[], str]
+    #: What has been counted; None where nobody counts.
+    exposition: Exposition | None = field(default=None, init=False)
     #: The answers that wait for their clients to come back.
     orphanage: Orphanage = field(init=False)
     #: What was told of already: backend and losses.
@@ -60,13 +65,14 @@ class MessagesAPI:
 
     def resource(self) -> IResource:
         """The API behind its gate, to be put into any Site."""
-        return Gate(self.app.resource(), self._live, self._exchanges)
+        rules = Rules.of(rule.rule for rule in self.app.url_map.iter_rules())
+        return Gate(self.app.resource(), self._live, self._exchanges, rules)
 
     @app.route("/v1/messages", methods=["POST"], strict_slashes=False)
     async def messages(self, request: Request) -> bytes | None:
         live = self._live()
         exchange = self._exchanges.of(request)
-        letter = _letter(request, live)
+        letter = _letter(request, exchange, live)
         data = read_object(letter.body)
         route, backend = _routed(live, exchange, model_of(data))
         if backend.forwarder is not None:
@@ -97,7 +103,7 @@ class MessagesAPI:
     async def count_tokens(self, request: Request) -> bytes | None:
         live = self._live()
         exchange = self._exchanges.of(request)
-        letter = _letter(request, live)
+        letter = _letter(request, exchange, live)
         data = read_object(letter.body)
         route, backend = _routed(live, exchange, model_of(data))
         if backend.forwarder is not None and await self._forward_count(request, exchange, backend, letter, route.model):
@@ -105,6 +111,7 @@ class MessagesAPI:
         count = await backend.count(Call(read_count(data).request, letter, exchange.session), route.model)
         exchange.backend_model = printable(count.model)
         self._tell_losses(request, exchange, count.dropped, ())
+        exchange.count_source = count.source
         request.setHeader("x-claudeproxy-count-source", count.source)
         return answer_json(request, {"input_tokens": ceil(count.tokens * live.scale(count.window))})
 
@@ -129,11 +136,17 @@ class MessagesAPI:
             raise MethodNotAllowed([_METHODS[rest]]) if rest in _METHODS else NotFound
         exchange = self._exchanges.of(request)
         exchange.backend = default.name
-        await self._forward(request, exchange, default.forwarder, _letter(request, live), "")
+        await self._forward(request, exchange, default.forwarder, _letter(request, exchange, live), "")
 
     @app.route("/health", methods=["GET"])
     def health(self, request: Request) -> bytes:
         return answer_json(request, {"status": "ok"})
+
+    @app.route("/metrics", methods=["GET"])
+    async def metrics(self, request: Request) -> bytes:
+        if self.exposition is None or self._live().settings.metrics != "public":
+            raise NotFound
+        return await self.exposition.answer(request)
 
     @app.route("/", methods=["GET"])
     @app.route("/api/hello", methods=["GET"])
@@ -165,11 +178,11 @@ class MessagesAPI:
 
     @app.handle_errors(Exception)
     def broken(self, request: Any, failure: Failure) -> bytes | None:
-        if not self._exchanges.has(request):
-            self._log.failure("a request failed after its client had gone", failure=failure)
-            return None
         exchange = self._exchanges.of(request)
-        self._log.failure("{request_id} failed", failure=failure, request_id=exchange.id)
+        if not self._exchanges.has(request):
+            self._log.failure("{request_id} failed after its client had gone", failure=failure, **exchange.told)
+            return None
+        self._log.failure("{request_id} failed", failure=failure, **exchange.told)
         if request.startedWriting:
             request.loseConnection()  # a stream that is cut is an error to every client; a clean end would not be
             return None
@@ -220,10 +233,10 @@ class MessagesAPI:
         self._log.emit(
             LogLevel.debug if told else level,
             "{request_id} {words} {backend}: {names}",
-            request_id=exchange.id,
             words=words,
             backend=exchange.backend,
             names=names,
+            **exchange.told,
         )
 
     async def _catalogue(self) -> dict[str, dict[str, Any]]:
@@ -246,7 +259,8 @@ class MessagesAPI:
             leave_unread(response)
             return False
         if response.code == 200:
-            request.setHeader("x-claudeproxy-count-source", "exact")
+            exchange.count_source = EXACT
+            request.setHeader("x-claudeproxy-count-source", EXACT)
         await self._relay(request, exchange, forwarder).carry(succeed(response))
         return True
 
@@ -266,16 +280,18 @@ class Gate(Resource):
     #: Asked for by monitors and warm-ups that have no key.
     _open: ClassVar[frozenset[bytes]] = frozenset({b"/health", b"/", b"/api/hello"})
 
-    def __init__(self, inner: IResource, live: Callable[[], Live], exchanges: Exchanges) -> None:
+    def __init__(self, inner: IResource, live: Callable[[], Live], exchanges: Exchanges, rules: Rules) -> None:
         super().__init__()
         self._inner = inner
         self._live = live
         self._exchanges = exchanges
+        self._rules = rules
 
     def render(self, request: Any) -> Any:
         exchange = self._exchanges.enter(request)
         request.setHeader("request-id", exchange.id)
         request.postpath = plain_path(request.postpath)
+        exchange.route = self._rules.rule(_text(b"/" + b"/".join(request.postpath)))
         problem = self._check(request)
         if problem is None:
             return self._inner.render(request)
@@ -327,9 +343,10 @@ def _kin(request: Request) -> str:
     )
 
 
-def _letter(request: Request, live: Live) -> Letter:
+def _letter(request: Request, exchange: Exchange, live: Live) -> Letter:
     settings = live.settings
-    return letter_of(request, settings.body_limit_mb * 1024 * 1024, [key.reveal().encode() for key in settings.keys])
+    keys = [key.reveal().encode() for key in settings.keys]
+    return letter_of(request, settings.body_limit_mb * 1024 * 1024, keys, exchange.told)
 
 
 def _query(request: Request) -> Mapping[str, str]:
