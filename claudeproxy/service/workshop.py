@@ -6,7 +6,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from attrs import define, evolve, field
-from twisted.application.service import IService
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
@@ -172,7 +171,7 @@ class Workshop:
         place: str,
         locate: Callable[[], Awaitable[Target]],
         manner: Manner,
-        process: IService | None = None,
+        process: EmbeddedModel | None = None,
     ) -> Backend:
         log = self._logs.logger("backends")
         return TranslatingBackend(

@@ -11,6 +11,7 @@ from claudeproxy.service.observers import Logs
 from claudeproxy.service.proxy import Proxy
 from claudeproxy.service.reading import Reader
 from claudeproxy.service.reload import ReloadOnHangup
+from claudeproxy.service.systemd import Systemd
 from tests.fakes.callers import caller
 from tests.fakes.house import body
 from tests.fakes.network import Network
@@ -33,7 +34,8 @@ class ReloadTests(SynchronousTestCase):
         reader = Reader(self.config, Path(folder.name), self.environ, {})
         settled = reader.read()
         self.proxy = Proxy(settled.settings, self.network, logs=logs)
-        self.service = ReloadOnHangup(self.proxy, reader, settled, self.network, logs.logger("reload"))
+        systemd = Systemd({}, self.network, logs.logger("systemd"), 1)
+        self.service = ReloadOnHangup(self.proxy, reader, settled, self.network, logs.logger("reload"), systemd)
         self.before = signal.getsignal(signal.SIGHUP)
         self.proxy.startService()
         self.service.startService()
