@@ -4,7 +4,8 @@ import re
 from typing import Any
 
 from attrs import define, field
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
+from twisted.internet.error import VerifyError
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import (
     Certificate,
@@ -47,9 +48,12 @@ class ServerCertificate:
         if more := self._address.get("extraCertChain"):
             chain += _certificates(more)
         key = _content(key_file)
+        strangers = BadCertificate(f"{certificate_file}: this certificate and {key_file} do not fit together")
         try:
             pair = PrivateCertificate.loadPEM(own + b"\n" + key)
-        except (SSL.Error, ValueError, TypeError):
+        except VerifyError:
+            raise strangers from None
+        except (SSL.Error, crypto.Error, ValueError, TypeError):
             raise BadCertificate(f"{key_file}: no private key in PEM format, without a passphrase") from None
         try:
             options = CertificateOptions(
@@ -59,9 +63,9 @@ class ServerCertificate:
                 dhParameters=self._dh_parameters(),
                 raiseMinimumTo=TLSVersion.TLSv1_2,
             )
-            options.getContext()  # finds out whether key and certificate belong together
-        except (SSL.Error, ValueError):
-            raise BadCertificate(f"{certificate_file}: this certificate and {key_file} do not fit together") from None
+            options.getContext()  # which is made when it is needed, and then it would be too late to complain
+        except (SSL.Error, crypto.Error, ValueError):
+            raise strangers from None
         return options
 
     def take(self, options: CertificateOptions) -> None:
