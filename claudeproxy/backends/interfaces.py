@@ -154,6 +154,9 @@ class Backend(Protocol):
     def look_again(self) -> None:
         """Asks the server anew what it is, without letting anybody wait."""
 
+    def is_alive(self) -> bool:
+        """Whether it answered when it was last asked what it is; if that is long ago, it is asked again meanwhile."""
+
     def knows(self, model: str) -> bool:
         """Whether the server has told of a model of this very name."""
 

@@ -133,6 +133,9 @@ class PassThrough:
     def look_again(self) -> None:
         self._acquaintance.doubt()
 
+    def is_alive(self) -> bool:
+        return self._acquaintance.is_alive()
+
     def knows(self, model: str) -> bool:
         return self._acquaintance.knows(model)
 

@@ -92,6 +92,13 @@ class Acquaintance:
         """What the backend said last, though it may be away since; None if it never said anything."""
         return self._last
 
+    def is_alive(self) -> bool:
+        """Whether the backend answered when it was last asked; should that be long ago, it is asked in the
+        background."""
+        if self._serving:
+            self._recognition.refresh()
+        return self._serving and self._last is not None and not self._away
+
     def knows(self, model: str) -> bool:
         """Whether the backend has told of a model of this very name."""
         return self._last is not None and model in self._last.models

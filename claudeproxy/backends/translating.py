@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 from attrs import define, evolve, field, frozen
-from twisted.application.service import IService
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -14,6 +13,7 @@ from twisted.web.iweb import IResponse
 
 from claudeproxy.backends.client import LONGEST_ERROR, BackendClient, Target, read_body
 from claudeproxy.backends.documents import DocumentReader
+from claudeproxy.backends.embedded import EmbeddedModel
 from claudeproxy.backends.generation import Generation, Limits
 from claudeproxy.backends.interfaces import Call, Count, Deliver, Offer, Prepared
 from claudeproxy.backends.profile import Facts, Profile
@@ -113,7 +113,7 @@ class TranslatingBackend:
     _unique: Callable[[], str]
     _log: Logger
     #: The service that runs the server, if it is ours to run.
-    _process: IService | None = None
+    _process: EmbeddedModel | None = None
     #: The models that have refused to think.
     _thoughtless: set[str] = field(factory=set, init=False)
     #: Those that think, but have refused to be told how much.
@@ -212,6 +212,9 @@ class TranslatingBackend:
 
     def look_again(self) -> None:
         self._acquaintance.doubt()
+
+    def is_alive(self) -> bool:
+        return (self._process is None or self._process.serves) and self._acquaintance.is_alive()
 
     def knows(self, model: str) -> bool:
         return self._acquaintance.knows(model)

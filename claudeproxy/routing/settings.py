@@ -18,6 +18,7 @@ from claudeproxy.routing.declarations import PROVIDERS, setting
 from claudeproxy.routing.expectations import (
     NO_SECRET,
     Secret,
+    endpoints,
     flag,
     list_of,
     one_of,
@@ -231,6 +232,29 @@ class Settings:
         expects=whole_number(0, 65535),
         doc="The port to listen on; 0 is any free one.",
         restart=True,
+    )
+    listen: tuple[str, ...] = setting(
+        (),
+        env="LISTEN",
+        expects=endpoints(),
+        doc="Where to listen, instead of `host` and `port`: any number of Twisted's endpoint strings (`tcp:`, `ssl:`, "
+        "`unix:`, `systemd:` …), outside of the file with blanks between them.",
+        restart=True,
+    )
+    admin_listen: tuple[str, ...] = setting(
+        (),
+        env="ADMIN_LISTEN",
+        expects=endpoints(),
+        doc="Where to listen for operators and their monitors, who need no key there; written as `listen`. Beyond "
+        "loopback only with `open_to_all`.",
+        restart=True,
+    )
+    open_to_all: bool = setting(
+        False,
+        env="OPEN_TO_ALL",
+        expects=flag(),
+        doc="Whether other machines may come in without a key, and to `admin_listen`: only where something in front of "
+        "the proxy decides who comes in.",
     )
     log_level: str = setting(
         "info",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
+from claudeproxy.routing.addresses import Address
 from claudeproxy.routing.settings import Settings
 from claudeproxy.routing.sources import SettingsError, Settled, Sources, model_map_path, settle
 
@@ -54,7 +55,11 @@ class Reader:
         ]
         given = settings.state_file
         state_file = given if given == NO_FILE else absolute(given or self._usual_state_file())
-        return evolve(settings, backends=backends, state_file=state_file)
+        listen, admin_listen = (
+            tuple(str(Address.read(each).with_paths(absolute)) for each in several)
+            for several in (settings.listen, settings.admin_listen)
+        )
+        return evolve(settings, backends=backends, state_file=state_file, listen=listen, admin_listen=admin_listen)
 
     def _usual_state_file(self) -> str:
         """Systemd's state directory, else where the XDG Base Directory Specification puts state; "" without a home."""

@@ -7,7 +7,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from attrs import define, evolve, field
-from twisted.application.service import IService
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
@@ -180,7 +179,7 @@ class Workshop:
         place: str,
         locate: Callable[[], Awaitable[Target]],
         manner: Manner,
-        process: IService | None = None,
+        process: EmbeddedModel | None = None,
     ) -> Backend:
         log = self._logs.logger("backends")
         return TranslatingBackend(

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from attrs import define, field
 from klein import Klein
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger, LogLevel
@@ -28,6 +29,7 @@ from claudeproxy.web.bodies import letter_of, plain_path
 from claudeproxy.web.exchange import Exchange, Exchanges, printable
 from claudeproxy.web.exposition import Exposition
 from claudeproxy.web.guard import check_host, check_key, check_origin
+from claudeproxy.web.health import Health
 from claudeproxy.web.live import Live
 from claudeproxy.web.models import catalogue, page
 from claudeproxy.web.relay import Relay
@@ -57,16 +59,17 @@ class MessagesAPI:
     exposition: Exposition | None = field(default=None, init=False)
     #: The answers that wait for their clients to come back.
     orphanage: Orphanage = field(init=False)
+    _health: Health = field(init=False)
     #: What was told of already: backend and losses.
     _told: set[tuple[str, str, str]] = field(factory=set, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.orphanage = Orphanage(self._clock)
+        self._health = Health(self._live, self._exchanges)
 
     def resource(self) -> IResource:
         """The API behind its gate, to be put into any Site."""
-        rules = Rules.of(rule.rule for rule in self.app.url_map.iter_rules())
-        return Gate(self.app.resource(), self._live, self._exchanges, rules)
+        return Gate(self.app, self._live, self._exchanges)
 
     @app.route("/v1/messages", methods=["POST"], strict_slashes=False)
     async def messages(self, request: Request) -> bytes | None:
@@ -140,7 +143,11 @@ class MessagesAPI:
 
     @app.route("/health", methods=["GET"])
     def health(self, request: Request) -> bytes:
-        return answer_json(request, {"status": "ok"})
+        return self._health.lives(request)
+
+    @app.route("/health/ready", methods=["GET"])
+    def ready(self, request: Request) -> bytes:
+        return self._health.is_ready(request)
 
     @app.route("/metrics", methods=["GET"])
     async def metrics(self, request: Request) -> bytes:
@@ -278,14 +285,15 @@ class Gate(Resource):
 
     isLeaf = True
     #: Asked for by monitors and warm-ups that have no key.
-    _open: ClassVar[frozenset[bytes]] = frozenset({b"/health", b"/", b"/api/hello"})
+    _open: ClassVar[frozenset[bytes]] = frozenset({b"/health", b"/health/ready", b"/", b"/api/hello"})
 
-    def __init__(self, inner: IResource, live: Callable[[], Live], exchanges: Exchanges, rules: Rules) -> None:
+    def __init__(self, app: Klein, live: Callable[[], Live], exchanges: Exchanges, needs_key: bool = True) -> None:
         super().__init__()
-        self._inner = inner
+        self._needs_key = needs_key
+        self._inner = app.resource()
         self._live = live
         self._exchanges = exchanges
-        self._rules = rules
+        self._rules = Rules.of(app)
 
     def render(self, request: Any) -> Any:
         exchange = self._exchanges.enter(request)
@@ -300,15 +308,19 @@ class Gate(Resource):
 
     def _check(self, request: Any) -> Problem | None:
         if self._exchanges.draining:
-            request.setHeader("connection", "close")
+            request.setHeader("connection", "close")  # also where it is not our own site that serves
+        if self._exchanges.closed:
             return stopping()
-        settings = self._live().settings
+        live = self._live()
+        settings = live.settings
         path = b"/" + b"/".join(request.postpath)
-        problem = check_host(_header(request, b"host") or "", settings.host, settings.allowed_hosts)
+        problem = None
+        if not isinstance(request.getHost(), UNIXAddress):  # no web page can be made to ask there
+            problem = check_host(_header(request, b"host") or "", live.interfaces, settings.allowed_hosts)
         problem = problem or check_origin(
             _header(request, b"origin"), _header(request, b"sec-fetch-site"), settings.allowed_origins
         )
-        if problem is None and path not in self._open:
+        if problem is None and self._needs_key and path not in self._open:
             keys = [key.reveal() for key in settings.keys]
             problem = check_key(keys, _header(request, b"x-api-key"), _header(request, b"authorization"))
         if problem is None and "\ufffd" in _text(path):  # Klein would answer in plain text

@@ -98,8 +98,10 @@ class Exchanges:
     #: Those that have left too, for as long as anybody holds their requests.
     _known: WeakKeyDictionary[Request, Exchange] = field(factory=WeakKeyDictionary, init=False)
     _waiting: list[tuple[set[Request], Deferred[None]]] = field(factory=list, init=False)
-    #: Set once the daemon stops: new requests are turned away.
+    #: Set once the daemon stops: who comes on a connection that is still open is served, as the last on it.
     draining: bool = False
+    #: Set once its time for that is over: new requests are turned away.
+    closed: bool = False
 
     def enter(self, request: Request) -> Exchange:
         """A request came in; it leaves by itself when it ends, however it does."""

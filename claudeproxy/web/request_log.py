@@ -8,7 +8,7 @@ from claudeproxy.model.events import Usage
 from claudeproxy.web.exchange import Exchange
 
 #: Asked for by monitors and by clients that warm up: worth a line only to who looks for it.
-_QUIET = frozenset({"/health", "/", "/api/hello"})
+_QUIET = frozenset({"/health", "/health/ready", "/", "/api/hello"})
 
 
 @define(eq=False)

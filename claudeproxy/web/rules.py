@@ -1,9 +1,10 @@
 """Which rule of the API a path fits: a closed list, fit for the labels of a metric."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from attrs import field, frozen
+from klein import Klein
 
 UNMATCHED = "unmatched"
 _VARIABLE = re.compile(r"<.*?>")
@@ -24,9 +25,9 @@ class Rules:
     _beginnings: Sequence[tuple[str, str]] = field(factory=list)
 
     @classmethod
-    def of(cls, rules: Iterable[str]) -> "Rules":
-        """Made of the rules as the router has them, such as ``/v1/models/<path:name>``."""
-        rules = list(rules)
+    def of(cls, app: Klein) -> "Rules":
+        """Those of the app's router, such as ``/v1/models/<path:name>``."""
+        rules = [rule.rule for rule in app.url_map.iter_rules()]
         whole = {rule: rule for rule in rules if "<" not in rule}
         others = [(rule.partition("<")[0], shown(rule)) for rule in rules if rule not in whole]
         return cls(whole, sorted(others, key=lambda each: -len(each[0])))

@@ -143,10 +143,11 @@ def slow_backend(folder: Path, chunks: int, pause: float) -> Iterator[dict[str, 
     script = folder / "script.json"
     script.write_text(json.dumps({"steps": steps}))
     command = [sys.executable, "-u", "-m", "tests.fakes.openai", "--port", "0", "--script", str(script)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        port = next(found[1] for line in process.stdout if (found := re.search(r"Site starting on (\d+)", line)))
+    log = folder / "backend.log"  # a pipe that nobody reads would stop it after some hundred requests
+    with log.open("w") as out, subprocess.Popen(command, cwd=ROOT, stdout=out) as process:
         try:
+            begun = wait_until("the backend", 30, lambda: re.search(r"Site starting on (\d+)", log.read_text()))
+            port = begun[1]
             yield {"PROVIDER": "openai", "PROVIDER_BASE_URL": f"http://127.0.0.1:{port}/v1", "DEFAULT_MODEL": "m"}
         finally:
             process.terminate()

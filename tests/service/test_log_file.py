@@ -12,12 +12,16 @@ from typing import Any
 from twisted.application.app import AppLogger
 from twisted.application.service import Application
 from twisted.application.twist._options import TwistOptions
-from twisted.logger import ILogObserver
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import ILogObserver, Logger
 from twisted.trial.unittest import SynchronousTestCase
 
+from claudeproxy.routing.settings import Settings
 from claudeproxy.service.log_file import LogFile, sheet_of
 from claudeproxy.service.options import Options
+from claudeproxy.service.proxy import Proxy
 from claudeproxy.service.scribe import Scribe
+from claudeproxy.service.systemd import Systemd
 from claudeproxy.service.tree import Daemon, makeService
 
 
@@ -223,11 +227,15 @@ class RunnerTests(SynchronousTestCase):
 class ApplicationTests(SynchronousTestCase):
     """The daemon as a part of twistd's application."""
 
+    def daemon(self, scribe: Scribe | None) -> Daemon:
+        reactor: Any = MemoryReactorClock()
+        return Daemon(Proxy(Settings(), reactor), Systemd({}, reactor, Logger(), 1), False, scribe)
+
     def test_observer(self) -> None:
         """twistd takes our observer for its own."""
         scribe = Scribe(io.BytesIO())
         application = Application("claudeproxy")
-        Daemon(False, scribe).setServiceParent(application)
+        self.daemon(scribe).setServiceParent(application)
         self.assertIs(application.getComponent(ILogObserver), scribe)
         logger = AppLogger({})
         self.patch(AppLogger, "_initialLog", lambda self: None)
@@ -239,5 +247,5 @@ class ApplicationTests(SynchronousTestCase):
     def test_without(self) -> None:
         """Without one, and in a service of somebody else, nothing is set."""
         application = Application("claudeproxy")
-        Daemon(False).setServiceParent(application)
+        self.daemon(None).setServiceParent(application)
         self.assertIsNone(application.getComponent(ILogObserver, None))

@@ -382,13 +382,23 @@ class PageTests(MetricsCase):
 
     def test_off(self) -> None:
         """Off the public listener by setting; a reload changes it, and what was counted stays counted."""
-        self.house = House(metrics="off", models={"claude-sonnet-4-5": "qwen"})
+        admin = "tcp:9090:interface=127.0.0.1"
+        self.house = House(metrics="off", models={"claude-sonnet-4-5": "qwen"}, admin_listen=(admin,))
         self.chat(text("a"))
-        self.assertEqual(scraped(self.house).status, 404)
+        self.assertEqual((scraped(self.house).status, self.for_operators()), (404, 404))
         self.house.reset(metrics="admin")
-        self.assertEqual(scraped(self.house).status, 404)
+        self.assertEqual((scraped(self.house).status, self.for_operators()), (404, 200))
         self.house.reset(metrics="public")
+        self.assertEqual(self.for_operators(), 200)
         self.assertEqual(self.value("requests_total", model="qwen"), 1)
+
+    def for_operators(self) -> int | None:
+        return caller(self.house.network, 9090).ask("GET", "/metrics").status
+
+    def test_admin_needs_its_listener(self) -> None:
+        """Where nobody could ask for it, the setting is refused."""
+        error = self.assertRaises(SettingsError, House, metrics="admin")
+        self.assertIn("ADMIN_LISTEN", str(error))
 
     def test_as_resource(self) -> None:
         """As a resource of its own it can hang anywhere, whatever the setting says."""
