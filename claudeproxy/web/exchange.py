@@ -8,7 +8,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import Request
 
+from claudeproxy.backends.journey import Journey
 from claudeproxy.model.events import Usage
+from claudeproxy.model.problems import Problem
 from claudeproxy.routing.sessions import Turn
 
 
@@ -31,12 +33,16 @@ class Exchange:
     status: int = 0
     model: str = ""
     backend: str = ""
+    #: By which rule of the model table the backend and its model were found.
+    rule: str = ""
     backend_model: str = ""
     #: Whether the client wants the answer as a stream.
     streams: bool = False
     first_token: float | None = None
     usage: Usage | None = None
     outcome: str = ""
+    #: What the client was told, if that was an error.
+    problem: Problem | None = None
     #: What was not sent to the backend, and what was done in its stead.
     dropped: tuple[str, ...] = ()
     emulated: tuple[str, ...] = ()
@@ -46,8 +52,26 @@ class Exchange:
     turn: Turn | None = None
     #: What was repaired or left out in the answer.
     remarks: tuple[str, ...] = ()
+    #: When the answer's status left, if that was before its end; and whether it had to, because the backend was slow.
+    committed: float | None = None
+    impatient: bool = False
+    #: What was sent to keep the client waiting: pings or blanks, and empty pieces of an answer.
+    pings: int = 0
+    signs_of_life: int = 0
+    #: What became of it at the backend.
+    journey: Journey = field(factory=Journey)
     #: Ends the answer before its time, with an error that says why. Set while there is a stream to end.
     stop: Callable[[], None] | None = None
+
+    def fails(self, problem: Problem) -> None:
+        """The client is told so."""
+        self.problem, self.outcome = problem, problem.outcome
+
+    def joins(self, journey: Journey) -> None:
+        """It is given the answer that another request has begun."""
+        self.joined = True
+        self.journey = journey
+        journey.listeners += 1
 
 
 class Witness(Protocol):
@@ -75,8 +99,9 @@ class Exchanges:
     def enter(self, request: Request) -> Exchange:
         """A request came in; it leaves by itself when it ends, however it does."""
         address = request.getClientAddress()
+        request_id = "req_" + self._new_id()
         exchange = Exchange(
-            id="req_" + self._new_id(),
+            id=request_id,
             method=printable(request.method),
             path=printable(request.uri.partition(b"?")[0]),
             client=getattr(address, "host", None) or "local",
@@ -84,6 +109,7 @@ class Exchanges:
             agent=printable(request.getHeader(b"x-claude-code-agent-id") or b""),
             request_class=printable(request.getHeader(b"x-claude-code-request-class") or b""),
             began=self._clock.seconds(),
+            journey=Journey(request_id),
         )
         self._running[request] = exchange
         for witness in self._witnesses:
@@ -122,6 +148,7 @@ class Exchanges:
         if how is not None and not exchange.outcome:
             exchange.outcome = "client_gone"
         exchange.ended = self._clock.seconds()
+        exchange.journey.listeners -= 1
         exchange.status = request.code if request.startedWriting or how is None else 499
         for witness in self._witnesses:
             witness.left(exchange)
