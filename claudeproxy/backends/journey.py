@@ -19,6 +19,8 @@ from claudeproxy.translate.forwarding import Header
 from claudeproxy.translate.outline import Outline, outline
 from claudeproxy.translate.window import Fit
 
+#: So many messages of what was sent are outlined: the client's are there in any case.
+_SENT = 10
 #: Why a request was sent once more.
 STALE, MILDER = "the connection was stale", "the model refuses to be asked to think so"
 
@@ -92,7 +94,7 @@ class Journey:
         """What the backend is about to be asked."""
         self.dialect, self.fit, self.cut_to = dialect, fit, cut_to
         if self.outlined:
-            self.sent = outline(body)
+            self.sent = outline(body, _SENT)
 
     def sends(
         self, now: float, url: str, body: bytes | None, headers: Iterable[Header], why: str = ""

@@ -45,7 +45,7 @@ class ReloadOnHangup(Service):
             return
         self._say_what_changed(settled)
         # What needs a restart is not in force, and must not be compared with the next time.
-        in_force = {each: getattr(self._settled.settings, each) for each in ("host", "port", "state_file")}
+        in_force = {each: getattr(self._settled.settings, each) for each in ("host", "port", "state_file", "tracing")}
         self._settled = evolve(settled, settings=evolve(settled.settings, **in_force))
 
     def _say_what_changed(self, settled: Settled) -> None:

@@ -30,6 +30,9 @@ _SPOKEN = frozenset(
 )
 #: What of a message is no part of what it says.
 _FRAME = frozenset(("role", "content", "tool_call_id", "id"))
+#: What the parts that come most often say it in; of others, all texts count.
+_SAYING = {"text": "text", "thinking": "thinking", "tool_use": "input", "tool_result": "content"}
+_ROLES = ("user", "assistant", "tool", "system", "developer")
 _APART = frozenset((*_CONVERSATION, *_SYSTEM, "tools"))
 
 #: The type of a part of a message, and the characters of the texts in it.
@@ -63,14 +66,15 @@ class Outline:
         }
 
 
-def outline(body: Mapping[str, Any]) -> Outline:
-    """The structure of ``body``, a request of any dialect; never fails, whatever a client made of it."""
+def outline(body: Mapping[str, Any], most: int = MESSAGES) -> Outline:
+    """The structure of ``body``, a request of any dialect, with its last messages; never fails, whatever a client made
+    of it."""
     said: Any = next((body[name] for name in _CONVERSATION if name in body), ())
     messages = said if isinstance(said, list | tuple) else [said]
     tools = body.get("tools")
     return Outline(
         len(messages),
-        tuple([_message(each) for each in messages[-MESSAGES:]]),
+        tuple([_message(each) for each in messages[-most:]]),
         sum([_size(body[name], _DEPTH) for name in _SYSTEM if name in body]),
         len(tools) if isinstance(tools, list | tuple) else 0,
         _settings(body),
@@ -85,8 +89,8 @@ def _message(message: Any) -> tuple[str, tuple[Part, ...]]:
         return "", ((_name(message.get("type")), _size(message, _DEPTH)),)
     content = message.get("content")
     if content.__class__ is str:
-        parts: list[Part] = [("text", len(content))] if content else []
-    elif isinstance(content, list):
+        parts = [("text", len(content))] if content else []
+    elif content.__class__ is list:
         parts = [_part(each) for each in content[:_PARTS]]
         if len(content) > _PARTS:
             parts.append((f"{len(content) - _PARTS} more", 0))
@@ -96,20 +100,17 @@ def _message(message: Any) -> tuple[str, tuple[Part, ...]]:
         for name, value in message.items():
             if name not in _FRAME and value and len(parts) <= _PARTS:
                 parts.append((_name(name), len(value) if value.__class__ is str else _size(value, _DEPTH)))
-    return _name(role), tuple(parts)
+    return (role if role in _ROLES else _name(role)), tuple(parts)
 
 
 def _part(part: Any) -> Part:
     if part.__class__ is not dict:
         return "text", _size(part, _DEPTH)
     kind = part.get("type")
-    if kind == "text" and part.get("text").__class__ is str:
-        return "text", len(part["text"])
-    if kind == "tool_result" and part.get("content").__class__ is str:
-        return "tool_result", len(part["content"])
-    if kind == "tool_use":
-        return "tool_use", _size(part.get("input"), _DEPTH)
-    return _name(kind), _size(part, _DEPTH)
+    said = part.get(_SAYING.get(kind, "")) if kind.__class__ is str else None
+    if said.__class__ is str:
+        return kind, len(said)
+    return _name(kind), _size(part if said is None else said, _DEPTH)
 
 
 def _size(value: Any, depth: int) -> int:

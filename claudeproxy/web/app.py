@@ -59,9 +59,9 @@ class MessagesAPI:
     def __attrs_post_init__(self) -> None:
         self.orphanage = Orphanage(self._clock)
 
-    def resource(self) -> IResource:
-        """The API behind its gate, to be put into any Site."""
-        return Gate(self.app.resource(), self._live, self._exchanges)
+    def resource(self, admin: IResource | None = None) -> IResource:
+        """The API behind its gate, to be put into any Site; with what ``admin`` has below ``/admin``."""
+        return Gate(self.app.resource(), self._live, self._exchanges, admin)
 
     @app.route("/v1/messages", methods=["POST"], strict_slashes=False)
     async def messages(self, request: Request) -> bytes | None:
@@ -274,9 +274,12 @@ class Gate(Resource):
     #: Asked for by monitors and warm-ups that have no key.
     _open: ClassVar[frozenset[bytes]] = frozenset({b"/health", b"/", b"/api/hello"})
 
-    def __init__(self, inner: IResource, live: Callable[[], Live], exchanges: Exchanges) -> None:
+    def __init__(
+        self, inner: IResource, live: Callable[[], Live], exchanges: Exchanges, admin: IResource | None = None
+    ) -> None:
         super().__init__()
         self._inner = inner
+        self._admin = admin
         self._live = live
         self._exchanges = exchanges
 
@@ -284,6 +287,8 @@ class Gate(Resource):
         exchange = self._exchanges.enter(request)
         request.setHeader("request-id", exchange.id)
         request.postpath = plain_path(request.postpath)
+        if self._admin is not None and request.postpath[:1] == [b"admin"]:
+            return self._admin.render(request)  # it has a gate of its own
         problem = self._check(request)
         if problem is None:
             return self._inner.render(request)

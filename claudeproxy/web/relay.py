@@ -277,7 +277,7 @@ class Relay(Protocol):
         """The log line is all that is still to come."""
         self._exchange.stop = None
         self._exchange.usage = self._overheard.usage
-        self._exchange.journey.ends(self._clock.seconds(), self._heard or None)
+        self._exchange.journey.ends(self._clock.seconds(), None if self._response is None else self._heard)
         for timer in (self._timer, self._watch, self._end):
             if timer is not None and timer.active():
                 timer.cancel()

@@ -44,7 +44,7 @@ class OutlineTests(SynchronousTestCase):
                 "messages": 3,
                 "last_messages": [
                     {"role": "user", "parts": [{"type": "text", "size": 5}]},
-                    {"role": "assistant", "parts": [{"type": "thinking", "size": 5}]},
+                    {"role": "assistant", "parts": [{"type": "thinking", "size": 2}]},
                     {"role": "user", "parts": [{"type": "image", "size": 4}]},
                 ],
                 "system_size": 8,
