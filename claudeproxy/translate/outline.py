@@ -106,7 +106,7 @@ def _message(message: Any) -> tuple[str, tuple[Part, ...]]:
 def _part(part: Any) -> Part:
     if part.__class__ is not dict:
         return "text", _size(part, _DEPTH)
-    kind = part.get("type")
+    kind: Any = part.get("type")
     said = part.get(_SAYING.get(kind, "")) if kind.__class__ is str else None
     if said.__class__ is str:
         return kind, len(said)

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from claudeproxy.routing.expectations import Secret
 from tests.fakes.anthropic import FakeAnthropic
 from tests.fakes.house import BACKEND_KEY, House, body
-from tests.fakes.openai import Cut, Hang, Script, Wait, error, llama_text, silent, text
+from tests.fakes.openai import Cut, Script, Wait, error, llama_text, silent, text
 from tests.fakes.scripts import chunk
 
 SESSION = {"x-claude-code-session-id": "0123456789abcdef"}
