@@ -20,8 +20,8 @@ from claudeproxy.routing.sources import SettingsError, Sources, declared, settle
 from claudeproxy.routing.table import FAMILIES, ModelTable
 from claudeproxy.service.observers import Logs
 from claudeproxy.service.proxy import Proxy
-from claudeproxy.web.admin import AdminAPI
 from claudeproxy.web.app import MessagesAPI
+from claudeproxy.web.records import RecordsAPI
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -132,7 +132,7 @@ class ApiTests(SynchronousTestCase):
     def test_routes(self) -> None:
         """The routes in the table are the routes that there are."""
         told = re.findall(r"`(?:GET|POST|HEAD) (.*?)`", "".join(row[0] for row in rows("## What it answers")))
-        rules = [rule for app in (MessagesAPI.app, AdminAPI.app) for rule in app.url_map.iter_rules()]
+        rules = [rule for app in (MessagesAPI.app, RecordsAPI.app) for rule in app.url_map.iter_rules()]
         there = {re.sub(r"<path:\w+>", "{id}", rule.rule) for rule in rules}
         self.assertEqual(set(told), there)
         self.assertEqual(len(told), len(there))

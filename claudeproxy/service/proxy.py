@@ -23,11 +23,11 @@ from claudeproxy.routing.sources import verify
 from claudeproxy.service.observers import Logs
 from claudeproxy.service.reading import NO_FILE
 from claudeproxy.service.workshop import Workshop, check_embedded, check_tokenizers, names
-from claudeproxy.web.admin import AdminAPI
 from claudeproxy.web.app import MessagesAPI
 from claudeproxy.web.exchange import Exchanges, Witness
 from claudeproxy.web.live import Live
 from claudeproxy.web.recorder import Recorder
+from claudeproxy.web.records import RecordsAPI
 from claudeproxy.web.request_log import RequestLog
 from claudeproxy.web.site import ProxySite
 
@@ -63,7 +63,7 @@ class Proxy(Service):
     _exchanges: Exchanges = field(init=False)
     _live: Live = field(init=False)
     _api: MessagesAPI = field(init=False)
-    _admin: AdminAPI = field(init=False)
+    _records: RecordsAPI = field(init=False)
     _port: IListeningPort | None = field(default=None, init=False)
     _site: ProxySite | None = field(default=None, init=False)
     _state: StateFile | None = field(default=None, init=False)
@@ -76,7 +76,7 @@ class Proxy(Service):
         recorder = Recorder(lambda: self._settings)
         witnesses: list[Witness] = [RequestLog(self._logs.logger("requests")), recorder]
         self._exchanges = Exchanges(self._reactor, witnesses, self._new_id)
-        self._admin = AdminAPI(lambda: self._settings, recorder, self._reactor, self._new_id)
+        self._records = RecordsAPI(lambda: self._settings, recorder, self._reactor, self._new_id)
         self._live = self._workshop.live(self._settings)
         if self._settings.state_file not in ("", NO_FILE):
             self._state = StateFile(
@@ -93,11 +93,11 @@ class Proxy(Service):
 
     def resource(self) -> IResource:
         """The API, to be put anywhere into a tree of resources. It serves while this service runs."""
-        return self._api.resource(self.admin_resource())
+        return self._api.resource(self.records())
 
-    def admin_resource(self) -> IResource:
-        """What is below ``/admin``, with a gate of its own, for a Site of its own."""
-        return self._admin.resource()
+    def records(self) -> IResource:
+        """The flight recorder's routes, with a gate of their own, for a Site of their own."""
+        return self._records.resource()
 
     @property
     def port(self) -> int:

@@ -28,7 +28,7 @@ _PASSED_ON = (b"x-forwarded-for", b"x-forwarded-host", b"forwarded", b"via", b"x
 
 
 @define(eq=False)
-class AdminAPI:
+class RecordsAPI:
     """The routes below ``/admin``, all of them JSON."""
 
     app: ClassVar[Klein] = Klein()
@@ -40,7 +40,7 @@ class AdminAPI:
 
     def resource(self) -> IResource:
         """The routes behind their gate, to be put into any Site."""
-        return AdminGate(self.app.resource(), self._settings, self._new_id)
+        return RecordsGate(self.app.resource(), self._settings, self._new_id)
 
     @app.route("/admin/requests", methods=["GET"], strict_slashes=False)
     def requests(self, request: Request) -> bytes:
@@ -80,7 +80,7 @@ class AdminAPI:
             raise Refusal(not_found("The flight recorder is off; the setting recorder_size turns it on."))
 
 
-class AdminGate(Resource):
+class RecordsGate(Resource):
     """Lets in who sits at this machine, and who shows an admin key; whatever hangs behind it needs no check."""
 
     isLeaf = True
