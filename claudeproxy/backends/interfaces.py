@@ -146,6 +146,10 @@ class Backend(Protocol):
     async def offers(self) -> Sequence[Offer]:
         """The models that the backend has; empty while it cannot be asked."""
 
+    async def probe(self) -> Any:
+        """Asks the server, once, what it is: a `backends.recognition.Recognised`. Raises `Refusal` if it cannot be
+        reached or is not ready."""
+
     def describe(self) -> str:
         """In a few words for the log: what it is and where."""
 

@@ -130,6 +130,9 @@ class PassThrough:
         offered = await self._acquaintance.offered()
         return [self._offer(name, facts) for name, facts in offered.items()]
 
+    async def probe(self) -> Recognised:
+        return await self._recognise()
+
     def describe(self) -> str:
         return f"{self.name} at {self._place.root}"
 

@@ -210,6 +210,9 @@ class TranslatingBackend:
         offered = await self._acquaintance.offered()
         return [self._profile(name, facts).offer for name, facts in offered.items()]
 
+    async def probe(self) -> Recognised:
+        return await self._recognise()
+
     def describe(self) -> str:
         return self._place
 
