@@ -21,6 +21,8 @@ from claudeproxy.translate.window import Fit
 
 #: So many messages of what was sent are outlined: the client's are there in any case.
 _SENT = 10
+#: The place in a trace is ours, once we take part in it.
+_OF_A_TRACE = frozenset({b"traceparent", b"tracestate"})
 #: Why a request was sent once more.
 STALE, MILDER = "the connection was stale", "the model refuses to be asked to think so"
 
@@ -109,8 +111,7 @@ class Journey:
         if self.trail is None:
             return headers
         traced = list(self.trail.sends(self, attempt))
-        names = {name for name, _ in traced}
-        return [*(pair for pair in headers if pair[0].lower() not in names), *traced]
+        return [*(pair for pair in headers if pair[0].lower() not in _OF_A_TRACE), *traced]
 
     def answered(self, now: float, status: int) -> None:
         """Status and headers of the answer are there."""

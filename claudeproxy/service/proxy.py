@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from twisted.web.resource import IResource
 from claudeproxy.backends.interfaces import Backend
 from claudeproxy.backends.state_file import StateFile
 from claudeproxy.routing.conflicts import is_loopback
+from claudeproxy.routing.findings import Fault, SettingsError
 from claudeproxy.routing.settings import Settings
 from claudeproxy.routing.sources import verify
 from claudeproxy.service.observers import Logs
@@ -37,6 +39,28 @@ FAREWELL = 1.0
 
 class CannotListen(Exception):
     """The address is taken, or not this machine's; the text says which and what to do."""
+
+
+def exporting(reactor: Any, log: Logger) -> Any:
+    """What traces requests: a `service.exporting.Exporting`. Only here anything of OpenTelemetry is loaded."""
+    from claudeproxy.service.exporting import Exporting
+    from claudeproxy.web.tracing import Tracing
+
+    return Exporting(Tracing(), reactor, log)
+
+
+def check_tracing(settings: Settings) -> None:
+    """Whether requests can be traced, if they are to be. Raises `SettingsError`."""
+    if settings.tracing and not all(map(_is_there, ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"))):
+        words = "needs OpenTelemetry's SDK and its OTLP exporter: pip install 'claudeproxy[otel]'"
+        raise SettingsError([Fault("tracing", "tracing (TRACING)", words)])
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def new_id() -> str:
@@ -67,14 +91,19 @@ class Proxy(Service):
     _port: IListeningPort | None = field(default=None, init=False)
     _site: ProxySite | None = field(default=None, init=False)
     _state: StateFile | None = field(default=None, init=False)
+    _exporting: Any = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         verify(self._settings)
+        check_tracing(self._settings)
         self._logs.set_level(self._settings.log_level)
         self._log = self._logs.logger("service")
         self._workshop = Workshop(self._reactor, self._logs, lambda: secrets.token_hex(32), self._new_id)
         recorder = Recorder(lambda: self._settings)
         witnesses: list[Witness] = [RequestLog(self._logs.logger("requests")), recorder]
+        if self._settings.tracing:
+            self._exporting = exporting(self._reactor, self._logs.logger("tracing"))
+            witnesses.append(self._exporting.tracing)
         self._exchanges = Exchanges(self._reactor, witnesses, self._new_id)
         self._records = RecordsAPI(lambda: self._settings, recorder, self._reactor, self._new_id)
         self._live = self._workshop.live(self._settings)
@@ -116,6 +145,8 @@ class Proxy(Service):
             self._listen()
         if self._state is not None:
             self._workshop.learned.load(self._state.load())
+        if self._exporting is not None:
+            self._exporting.start()
         for backend in self._live.backends.values():
             backend.start()
         if self._listens:
@@ -224,6 +255,8 @@ class Proxy(Service):
             await self._close(backend)
         if self._state is not None:
             await self._state.close()
+        if self._exporting is not None:
+            await self._exporting.stop()
         self._exchanges.draining = False
 
     async def _wait_for(self, finished: Deferred[None], seconds: float) -> None:

@@ -48,7 +48,10 @@ def makeService(options: Options) -> IService:
     except (SettingsError, Unreadable, UnusableModel, BadTokenizer) as fault:
         raise SystemExit(f"claudeproxy: {fault}") from None
     logs = Logs()
-    proxy = Proxy(settled.settings, reactor, logs=logs)
+    try:
+        proxy = Proxy(settled.settings, reactor, logs=logs)
+    except SettingsError as fault:
+        raise SystemExit(f"claudeproxy: {fault}") from None
     daemon = Daemon(in_front=bool(options.parent and options.parent["nodaemon"]))
     proxy.setServiceParent(daemon)
     ReloadOnHangup(proxy, reader, settled, reactor, logs.logger("reload")).setServiceParent(daemon)

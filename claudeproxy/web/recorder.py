@@ -17,6 +17,11 @@ KEPT = 64 * 1024
 _UNWORTHY = ("/health", "/api/hello", "/metrics", "/admin")
 
 
+def is_unworthy(path: str) -> bool:
+    """Whether requests for it say nothing of the proxy's work."""
+    return path == "/" or path.startswith(_UNWORTHY)
+
+
 @define(eq=False)
 class Recorder:
     """Keeps as many requests as the settings in force say, those that run and those that ended last.
@@ -30,8 +35,7 @@ class Recorder:
 
     def entered(self, exchange: Exchange, request: Request) -> None:
         settings = self._settings()
-        path = exchange.path
-        if not settings.recorder_size or path == "/" or path.startswith(_UNWORTHY):
+        if not settings.recorder_size or is_unworthy(exchange.path):
             return
         self._records[exchange.id] = Record.of(exchange, request, KEPT if settings.recorder_content else 0)
         self._make_room(settings.recorder_size)
