@@ -24,6 +24,7 @@ from claudeproxy.service.proxy import Proxy
 from claudeproxy.service.scribe import json_line
 from claudeproxy.web.app import MessagesAPI
 from claudeproxy.web.exposition import METRICS
+from claudeproxy.web.records import RecordsAPI
 from tests.fakes.house import House
 
 ROOT = Path(__file__).parents[1]
@@ -135,7 +136,8 @@ class ApiTests(SynchronousTestCase):
     def test_routes(self) -> None:
         """The routes in the table are the routes that there are."""
         told = re.findall(r"`(?:GET|POST|HEAD) (.*?)`", "".join(row[0] for row in rows("## What it answers")))
-        there = {re.sub(r"<path:\w+>", "{id}", rule.rule) for rule in MessagesAPI.app.url_map.iter_rules()}
+        rules = [rule for app in (MessagesAPI.app, RecordsAPI.app) for rule in app.url_map.iter_rules()]
+        there = {re.sub(r"<path:\w+>", "{id}", rule.rule) for rule in rules}
         self.assertEqual(set(told), there)
         self.assertEqual(len(told), len(there))
 

@@ -18,6 +18,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
+from claudeproxy.backends.journey import STALE, Journey
 from claudeproxy.model.problems import Problem, Refusal, overloaded
 from claudeproxy.wire.json import NotJSON, decode
 
@@ -121,16 +122,27 @@ class BackendClient:
         """A client on any agent; the tests' lives in memory."""
         return cls(name, HTTPClient(IdentityAgent(agent), data_to_body_producer=BytesBody), clock, pool)
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> IResponse:
+    async def post(
+        self, url: str, body: bytes, headers: Mapping[str, str], journey: Journey | None = None, why: str = ""
+    ) -> IResponse:
         """The response once its headers are there, its body still to come. Raises `Refusal`."""
-        return await self.send(b"POST", url, body, _pairs(headers))
+        return await self.send(b"POST", url, body, _pairs(headers), journey, why)
 
-    async def send(self, method: bytes, url: str, body: bytes | None, headers: Iterable[Header]) -> IResponse:
-        """The same for any method, with headers that may come more than once."""
+    async def send(
+        self,
+        method: bytes,
+        url: str,
+        body: bytes | None,
+        headers: Iterable[Header],
+        journey: Journey | None = None,
+        why: str = "",
+    ) -> IResponse:
+        """The same for any method, with headers that may come more than once. ``why`` is the reason of a repetition,
+        for the ``journey``."""
         sent = self._clock.seconds()
         headers = list(headers)
         try:
-            return await self._request(method, url, body, headers)
+            return await self._journeyed(method, url, body, headers, journey, why)
         except ResponseNeverReceived as fault:
             if _cancelled(fault):
                 raise CancelledError from None
@@ -138,7 +150,7 @@ class BackendClient:
                 raise Refusal(self._unreachable(fault)) from None
         self.resends[self.name] += 1
         try:  # the pool's connection was stale: once more, nothing was received yet (STYLE P9)
-            return await self._request(method, url, body, headers)
+            return await self._journeyed(method, url, body, headers, journey, STALE)
         except ResponseNeverReceived as fault:
             raise Refusal(self._unreachable(fault)) from None
 
@@ -184,6 +196,15 @@ class BackendClient:
             return response.code, decode(text)
         except NotJSON:
             return response.code, None
+
+    async def _journeyed(
+        self, method: bytes, url: str, body: bytes | None, given: Iterable[Header], journey: Journey | None, why: str
+    ) -> IResponse:
+        if journey is None:
+            return await self._request(method, url, body, given)
+        response = await self._request(method, url, body, journey.sends(self._clock.seconds(), url, body, given, why))
+        journey.answered(self._clock.seconds(), response.code)
+        return response
 
     async def _request(self, method: bytes, url: str, body: bytes | None, given: Iterable[Header]) -> IResponse:
         headers = Headers()

@@ -20,6 +20,7 @@ from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
 from claudeproxy.backends.client import LONGEST_ERROR, describe, leave_unread, read_body
+from claudeproxy.backends.journey import Journey
 from claudeproxy.backends.vigil import Check, Vigil
 from claudeproxy.model.events import Event
 from claudeproxy.model.problems import Problem, Refusal, bad_gateway, overloaded
@@ -75,6 +76,7 @@ class Generation(Protocol):
     _clock: IReactorTime
     _limits: Limits
     _log: Logger
+    _journey: Journey = field(factory=Journey)
     #: What lines of the log say of the request.
     _told: Mapping[str, Any] = field(factory=dict)
     _opening: Deferred[None] | None = field(default=None, init=False)
@@ -82,6 +84,8 @@ class Generation(Protocol):
     _over: bool = field(default=False, init=False)
     _unpacker: Unpacker = field(factory=lambda: Unpacker(named=False), init=False)
     _heard: float = field(default=0.0, init=False)
+    #: The bytes that came.
+    _received: int = field(default=0, init=False)
     _watch: IDelayedCall | None = field(default=None, init=False)
     _end: IDelayedCall | None = field(default=None, init=False)
     _vigil: Vigil | None = field(default=None, init=False)
@@ -130,8 +134,7 @@ class Generation(Protocol):
         """Hangs up on the backend; delivers nothing more."""
         if self._over:
             return
-        self._over = True
-        self._stop_watching()
+        self._conclude()
         if self._opening is not None and not self._opening.called:
             self._opening.cancel()
         self._hang_up()
@@ -177,6 +180,9 @@ class Generation(Protocol):
         if self._over:
             return
         self._heard = self._clock.seconds()
+        if not self._received:
+            self._journey.first_byte = self._heard
+        self._received += len(data)
         try:
             events = self._machine.receive(self._unpacker.receive(data))
         except BadlyPacked as fault:
@@ -196,6 +202,7 @@ class Generation(Protocol):
             self._deliver(events)
         if not self._listening and not self._over and self._machine.spoken:
             self._listening = True
+            self._journey.first_token = self._heard
             self._stop_waiting()
             self._watch = self._clock.callLater(self._limits.silence, self._check_silence)
         if self._machine.settled and not self._settling:  # else signs of life would put it off for ever
@@ -228,7 +235,7 @@ class Generation(Protocol):
                 raise Refusal(bad_gateway(words))
             if response.code == 200:
                 self._unpacker = Unpacker(packing == "deflate")  # gzip with its name is undone by treq
-                response.deliverBody(self)
+                response.deliverBody(self._journey.ear(self))
                 if self._paused and self.transport is not None:
                     self._producer.pauseProducing()  # deliverBody itself resumes
                 return
@@ -259,9 +266,13 @@ class Generation(Protocol):
         return bad_gateway(words) if self._machine.spoken else overloaded(words)
 
     def _finish(self, events: list[Event]) -> None:
+        self._conclude()
+        self._deliver(events)
+
+    def _conclude(self) -> None:
         self._over = True
         self._stop_watching()
-        self._deliver(events)
+        self._journey.ends(self._clock.seconds(), self._heard if self._received else None, self._received)
 
     def _settle(self) -> None:
         """Gives the connection a moment to end by itself, so that it can be used again."""
@@ -292,8 +303,7 @@ class Generation(Protocol):
 
     def _blame_ourselves(self) -> None:
         self._log.failure("translating the answer of {backend} failed", backend=self._backend, **self._told)
-        self._over = True
-        self._stop_watching()
+        self._conclude()
         self._deliver(self._machine.fail(_OURS))
         self._hang_up()
 

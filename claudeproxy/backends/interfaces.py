@@ -7,6 +7,7 @@ from attrs import field, frozen
 from twisted.web.iweb import IResponse
 
 from claudeproxy.backends.generation import Generation, Limits
+from claudeproxy.backends.journey import Journey
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.events import Event
 from claudeproxy.routing.sessions import Turn
@@ -39,6 +40,8 @@ class Call:
     session: str = ""
     #: Which of the conversation's agents asks, where that is told.
     kin: str = ""
+    #: Where it is noted what becomes of it.
+    journey: Journey = field(factory=Journey, eq=False, repr=False)
 
 
 @frozen
@@ -60,6 +63,8 @@ class Prepared:
     context: Any = None
     #: How the prompt goes on from the conversation's last one; None where no session is told.
     turn: Turn | None = None
+    #: The call's own.
+    journey: Journey = field(factory=Journey, eq=False, repr=False)
 
 
 @frozen
@@ -111,7 +116,7 @@ class Forwarder(Protocol):
     def limits(self) -> Limits:
         """How long an answer may take."""
 
-    async def forward(self, letter: Letter, model: str) -> IResponse:
+    async def forward(self, letter: Letter, model: str, journey: Journey) -> IResponse:
         """The answer's beginning, whatever its status; its body is to be delivered as it comes.
 
         ``model`` takes the place of the one in the body, unless it is "". Raises `Refusal` if the backend cannot be
@@ -144,6 +149,10 @@ class Backend(Protocol):
 
     async def offers(self) -> Sequence[Offer]:
         """The models that the backend has; empty while it cannot be asked."""
+
+    async def probe(self) -> Any:
+        """Asks the server, once, what it is: a `backends.recognition.Recognised`. Raises `Refusal` if it cannot be
+        reached or is not ready."""
 
     def describe(self) -> str:
         """In a few words for the log: what it is and where."""

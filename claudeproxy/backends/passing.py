@@ -16,6 +16,7 @@ from twisted.web.iweb import IResponse
 from claudeproxy.backends.client import BackendClient
 from claudeproxy.backends.generation import Generation, Limits
 from claudeproxy.backends.interfaces import Call, Count, Deliver, Forwarder, Letter, Offer, Prepared
+from claudeproxy.backends.journey import Journey
 from claudeproxy.backends.kindred import ask_kindred, is_hosted
 from claudeproxy.backends.profile import Facts
 from claudeproxy.backends.recognition import Recognised
@@ -32,6 +33,7 @@ from claudeproxy.translate.prompt_size import Size, texture_of
 from claudeproxy.translate.reply import Reply
 from claudeproxy.translate.signatures import PREFIX
 from claudeproxy.translate.translation import Policy, used_ids
+from claudeproxy.translate.window import Fit
 from claudeproxy.wire.splice import with_members, with_model, without_thinking
 
 #: For sizes only: what most servers would be sent.
@@ -82,20 +84,20 @@ class PassThrough:
     def limits(self) -> Limits:
         return self._limits
 
-    async def forward(self, letter: Letter, model: str) -> IResponse:
-        return await self._send(letter, self._edited(letter, model))
+    async def forward(self, letter: Letter, model: str, journey: Journey) -> IResponse:
+        return await self._send(letter, self._edited(letter, model), journey)
 
     async def prepare(self, call: Call, model: str) -> Prepared:
         body = self._edited(call.letter, model)
         if not call.request.stream:  # only a stream can be cancelled; the answer is put together here
             body = with_members(body, {"stream": True})
         size = self._size(call, model)
-        estimate = self._tally.estimate(model, size).tokens
+        estimate = self._tally.estimate(model, size)
         window = await self._window_of(model)
         choice = call.request.tool_choice
         expected = Expected(
             self.name,
-            estimate,
+            estimate.tokens,
             window,
             call.request.stop_sequences,
             silent=call.request.max_tokens == 0,
@@ -104,14 +106,18 @@ class PassThrough:
             used_ids=used_ids(call.request),
             thinks=call.request.thinking is not None and call.request.thinking.type != "disabled",
         )
-        return Prepared(body, model, (), (), estimate, window, (expected, size, call.letter))
+        call.journey.fit = Fit(estimate.tokens, estimate.source, window, call.request.max_tokens)
+        return Prepared(
+            body, model, (), (), estimate.tokens, window, (expected, size, call.letter), journey=call.journey
+        )
 
     def generate(self, prepared: Prepared, message_id: str, model: str, deliver: Deliver) -> Generation:
         expected, size, letter = prepared.context
         machine = AnthropicStream(Reply(message_id, model), expected, self._unique)
         heard = self._tally.listener(prepared.model, size, machine, deliver)
-        generation = Generation(self.name, machine, heard, self._clock, self._limits, self._log, letter.told)
-        generation.start(self._send(letter, prepared.body))
+        journey, told = prepared.journey, letter.told
+        generation = Generation(self.name, machine, heard, self._clock, self._limits, self._log, journey, told)
+        generation.start(self._send(letter, prepared.body, journey))
         return generation
 
     async def count(self, call: Call, model: str) -> Count:
@@ -123,6 +129,9 @@ class PassThrough:
     async def offers(self) -> Sequence[Offer]:
         offered = await self._acquaintance.offered()
         return [self._offer(name, facts) for name, facts in offered.items()]
+
+    async def probe(self) -> Recognised:
+        return await self._recognise()
 
     def describe(self) -> str:
         return f"{self.name} at {self._place.root}"
@@ -178,9 +187,10 @@ class PassThrough:
         own = [pair for pair in letter.headers if pair[0].lower() in (b"x-api-key", b"authorization")]
         return headers_on(letter.headers, "") + own
 
-    async def _send(self, letter: Letter, body: bytes) -> IResponse:
+    async def _send(self, letter: Letter, body: bytes, journey: Journey) -> IResponse:
+        url = self._url(letter.target)
         try:
-            return await self._client.send(letter.method, self._url(letter.target), body, self._headers(letter))
+            return await self._client.send(letter.method, url, body, self._headers(letter), journey)
         except Refusal:
             self._acquaintance.doubt()
             raise

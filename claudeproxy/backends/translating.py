@@ -16,6 +16,7 @@ from claudeproxy.backends.documents import DocumentReader
 from claudeproxy.backends.embedded import EmbeddedModel
 from claudeproxy.backends.generation import Generation, Limits
 from claudeproxy.backends.interfaces import Call, Count, Deliver, Offer, Prepared
+from claudeproxy.backends.journey import MILDER, Journey
 from claudeproxy.backends.profile import Facts, Profile
 from claudeproxy.backends.recognition import Recognised
 from claudeproxy.backends.recovery import FRESH, FRESH_HOSTED, Acquaintance, in_words, printable
@@ -152,10 +153,12 @@ class TranslatingBackend:
             self._log.warn(told, model=printable(model), backend=self.name, **call.letter.told)
         size = self._tally.measure(chat.body, dialect.name)
         fit = await self._fitted(chat.body, model, profile, size)
+        most = None if fit.left is None or search is not None else max(fit.left, dialect.least_output)
+        call.journey.translated(chat.body, dialect.name, fit, most)
         if search is None:
             fit.check()
-            if fit.left is not None:
-                chat = evolve(chat, body=limited(chat.body, max(fit.left, dialect.least_output)))
+        if most is not None:
+            chat = evolve(chat, body=limited(chat.body, most))
         expected = Expected.of(self.name, fit.tokens, profile.window, request, chat, dialect)
         milder = tuple(self._milder(chat)) if dialect.may_refuse_thinking else ()
         check, affinity = self._check(dialect), self._affinity(call)
@@ -165,7 +168,15 @@ class TranslatingBackend:
             chain = Chain.of(chat.body, f"{self.name} {dialect.name}")
             turn = self._sessions.begin(call.session, call.kin, chain, self._clock.seconds())
         return Prepared(
-            encode(chat.body), model, chat.dropped, chat.emulated, fit.tokens, profile.window, context, turn
+            encode(chat.body),
+            model,
+            chat.dropped,
+            chat.emulated,
+            fit.tokens,
+            profile.window,
+            context,
+            turn,
+            call.journey,
         )
 
     def generate(self, prepared: Prepared, message_id: str, model: str, deliver: Deliver) -> Generation:
@@ -176,10 +187,10 @@ class TranslatingBackend:
         heard = self._tally.listener(prepared.model, context.size, machine, deliver)
         if prepared.turn is not None:
             heard = remembering(self._sessions, prepared.turn, machine, self._clock.seconds, heard)
-        limits, told = self._manner.limits, context.told
-        generation = Generation(self.name, machine, heard, self._clock, limits, self._log, told)
+        journey, told = prepared.journey, context.told
+        generation = Generation(self.name, machine, heard, self._clock, self._manner.limits, self._log, journey, told)
         if context.search is None:
-            generation.start(self._send(prepared.model, prepared.body, context), context.check)
+            generation.start(self._send(prepared.model, prepared.body, context, journey), context.check)
         else:
             generation.conclude(no_results(context.search, reply, prepared.prompt_tokens, self._unique()))
         return generation
@@ -201,6 +212,9 @@ class TranslatingBackend:
     async def offers(self) -> Sequence[Offer]:
         offered = await self._acquaintance.offered()
         return [self._profile(name, facts).offer for name, facts in offered.items()]
+
+    async def probe(self) -> Recognised:
+        return await self._recognise()
 
     def describe(self) -> str:
         return self._place
@@ -265,11 +279,11 @@ class TranslatingBackend:
         header = self._manner.affinity_header
         return {header: hashed(f"{call.session} {call.kin}")[:32]} if header and call.session else {}
 
-    async def _send(self, model: str, body: bytes, context: _Context) -> IResponse:
+    async def _send(self, model: str, body: bytes, context: _Context, journey: Journey) -> IResponse:
         try:
             target = await self._locate()
             url, headers = target.base + self._speech.path, {**self._headers(target), **context.headers}
-            response = await self._client.post(url, body, headers)
+            response = await self._client.post(url, body, headers, journey)
         except Refusal:
             self._acquaintance.doubt()
             raise
@@ -283,7 +297,7 @@ class TranslatingBackend:
             rest = rest[rest.index(chosen) + 1 :]
             told = "model {model} of {backend} refuses to be asked to think so; from now on it is asked for less"
             self._log.info(told, model=printable(model), backend=self.name, **context.told)
-            response = await self._client.post(url, chosen.body, headers)
+            response = await self._client.post(url, chosen.body, headers, journey, MILDER)
         return response
 
     def _milder(self, chat: Translation) -> Iterator[_Milder]:

@@ -361,6 +361,33 @@ class Settings:
         "Without it `claudeproxy/counts.json` in the user's folder for such things, or in systemd's state directory.",
         restart=True,
     )
+    admin_keys: tuple[Secret, ...] = setting(
+        (),
+        env="CLAUDEPROXY_ADMIN_KEYS",
+        expects=list_of(secret("keys of printable ASCII without spaces", f"{_KEY}+")),
+        doc="The keys that open `/admin` to clients that are not local, as `x-api-key` or as Bearer. None opens `/v1`.",
+    )
+    recorder_size: int = setting(
+        100,
+        env="RECORDER_SIZE",
+        expects=whole_number(0, 10_000),
+        doc="How many requests the flight recorder keeps in memory; 0 turns it off.",
+    )
+    recorder_content: bool = setting(
+        False,
+        env="RECORDER_CONTENT",
+        expects=flag(),
+        doc="Whether the flight recorder also keeps what requests and answers say, the first 64 KiB of each body. "
+        "Without it, sizes and kinds only.",
+    )
+    tracing: bool = setting(
+        False,
+        env="TRACING",
+        expects=flag(),
+        doc="Whether requests are traced with OpenTelemetry. Needs the extra `[otel]`; where traces go, the standard "
+        "`OTEL_…` variables say.",
+        restart=True,
+    )
     models: Mapping[str, str] = attrs.field(default=MappingProxyType({}), converter=_read_only, eq=_in_written_order)
     """Name, pattern or family -> target, in written order."""
     backends: tuple[BackendSettings, ...] = attrs.field(

@@ -31,6 +31,10 @@ PICKED = "anthropic/"
 """In front of a name it makes an alias of it."""
 FAMILIES = ("opus", "sonnet", "haiku", "fable", "mythos")
 
+EXACT, PATTERN, ADDRESSED, FAMILY = "exact", "pattern", "backend", "family"
+TOLD, DEFAULT, ONLY, UNMAPPED = "told by a backend", "default model", "only target", "as it came"
+"""The rules by which a name is found, in their order."""
+
 # Names come from clients: neither their number nor their length may make the memory grow.
 _REMEMBERED_NAMES = 1024
 _REMEMBERED_LENGTH = 256
@@ -51,6 +55,8 @@ class Route:
     """What the client asked for, untouched."""
     sure: bool = field(default=True, eq=False)
     """False if nothing but the default, or having one target only, leads there."""
+    rule: str = field(default="", eq=False)
+    """By which rule it was found."""
 
 
 @frozen
@@ -59,6 +65,10 @@ class Target:
 
     backend: str
     model: str
+
+
+Found = tuple[Target, str]
+"""Where a name leads, and by which rule."""
 
 
 def target_of(text: str, backends: Sequence[BackendSettings]) -> Target:
@@ -112,7 +122,7 @@ class ModelTable:
     _plain: dict[str, Target]
     _globs: tuple[tuple[re.Pattern[str], Target], ...]
     _families: tuple[tuple[str, Target], ...]
-    _otherwise: Target | None
+    _otherwise: Found | None
     _backends: tuple[BackendSettings, ...]
     _remembered: dict[str, Route] = field(factory=dict, init=False)
 
@@ -125,11 +135,11 @@ class ModelTable:
         shortened: dict[str, Target] = {}
         for name, target in exact.items():
             shortened.setdefault(plain(name), target)
-        otherwise: Target | None = None
+        otherwise: Found | None = None
         if settings.default_model:
-            otherwise = target_of(settings.default_model, settings.backends)
+            otherwise = target_of(settings.default_model, settings.backends), DEFAULT
         elif len(set(targets.values())) == 1:
-            otherwise = next(iter(targets.values()))
+            otherwise = next(iter(targets.values())), ONLY
         return cls(
             names=tuple(dict.fromkeys(filter(None, (*written, settings.default_model)))),
             exact=exact,
@@ -150,29 +160,33 @@ class ModelTable:
         if known is not None:
             return known
         plainly = name.removeprefix(PICKED) if self._known(name) is None and is_alias(name) else name
-        known_target = self._known(plainly)
-        target = known_target or self._otherwise or Target(self._backends[0].name, plainly)
-        route = Route(target.backend, target.model, name, known_target is not None)
+        found = self._known(plainly)
+        target, rule = found or self._otherwise or (Target(self._backends[0].name, plainly), UNMAPPED)
+        route = Route(target.backend, target.model, name, found is not None, rule)
         if len(name) <= _REMEMBERED_LENGTH:
             if len(self._remembered) >= _REMEMBERED_NAMES:
                 self._remembered.clear()
             self._remembered[name] = route
         return route
 
-    def _known(self, name: str) -> Target | None:
+    def _known(self, name: str) -> Found | None:
         folded = name.casefold()
+        written = self._written(folded)
+        if written is not None:
+            return written
         addressed = _addressed(name, self._backends)
-        return self._written(folded) or (addressed if addressed and addressed.model else self._of_family(folded))
+        return (addressed, ADDRESSED) if addressed and addressed.model else self._of_family(folded)
 
-    def _written(self, name: str) -> Target | None:
+    def _written(self, name: str) -> Found | None:
         short = plain(name)
         exact = self._exact.get(name) or self._exact.get(short) or self._plain.get(short)
         if exact:
-            return exact
-        return next((target for form in (name, short) for glob, target in self._globs if glob.match(form)), None)
+            return exact, EXACT
+        matching = (target for form in (name, short) for glob, target in self._globs if glob.match(form))
+        return next(((target, PATTERN) for target in matching), None)
 
-    def _of_family(self, name: str) -> Target | None:
-        return next((target for family, target in self._families if family in name), None)
+    def _of_family(self, name: str) -> Found | None:
+        return next(((target, FAMILY) for family, target in self._families if family in name), None)
 
 
 def _pattern(glob: str) -> re.Pattern[str]:

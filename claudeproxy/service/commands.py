@@ -3,12 +3,16 @@
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, ClassVar, TextIO
 
 from twisted.python.usage import Options, UsageError
 
 #: Name, module and summary. The module has a class `Command`, which says what it promises.
 COMMANDS: tuple[tuple[str, str, str], ...] = (
+    ("check", "claudeproxy.service.command_check", "Checks the settings, and asks every backend what it is."),
+    ("env", "claudeproxy.service.command_env", "Prints the variables that start Claude Code against the proxy."),
+    ("why", "claudeproxy.service.command_why", "Tells why a request went as it did."),
     ("units", "claudeproxy.service.command_units", "Prints the units for systemd."),
 )
 
@@ -16,14 +20,29 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
 DONE, FAILED, MISUSED = 0, 1, 2
 
 
+class VersionAsked(Exception):
+    """Nothing else is to be done."""
+
+
 class Command(Options):
     """One command: its options, as twistd's, and what it does."""
+
+    def opt_version(self) -> None:
+        """Display the version of claudeproxy and exit."""
+        raise VersionAsked
 
     def run(self, out: TextIO, err: TextIO) -> int:
         """Does it, and gives the exit status. What is asked for goes to ``out``, what went wrong to ``err``.
 
         One that needs the reactor runs it itself."""
         raise AssertionError(f"{type(self).__name__} does nothing")
+
+
+def _version() -> str:
+    try:
+        return version("claudeproxy")
+    except PackageNotFoundError:  # a checkout that was not installed
+        return "(not installed)"
 
 
 def _late(module: str) -> Any:
@@ -38,6 +57,10 @@ class CommandLine(Options):
     longdesc = "The daemon itself is run by twistd: twistd -n claudeproxy"
     subCommands: ClassVar[list[Any]] = [(name, None, _late(module), summary) for name, module, summary in COMMANDS]
 
+    def opt_version(self) -> None:
+        """Display the version of claudeproxy and exit."""
+        raise VersionAsked
+
     def postOptions(self) -> None:
         if self.subCommand is None:
             raise UsageError(f"expected a command: {', '.join(name for name, *_ in COMMANDS)}")
@@ -48,6 +71,9 @@ def main(arguments: Sequence[str], out: TextIO = sys.stdout, err: TextIO = sys.s
     line = CommandLine()
     try:
         line.parseOptions(list(arguments))
+    except VersionAsked:
+        out.write(f"claudeproxy {_version()}\n")
+        return DONE
     except UsageError as fault:
         err.write(f"claudeproxy: {fault}\n")
         return MISUSED

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from claudeproxy.backends.tokenizer import BadTokenizer
 from claudeproxy.routing.addresses import Address
 from claudeproxy.routing.conflicts import addresses
 from claudeproxy.routing.declarations import only_restart
+from claudeproxy.routing.findings import Fault
 from claudeproxy.routing.settings import Settings
 from claudeproxy.routing.sources import SettingsError, verify
 from claudeproxy.service.certificates import BadCertificate
@@ -33,11 +35,35 @@ from claudeproxy.web.exchange import Exchanges, Witness
 from claudeproxy.web.exposition import Exposition, MetricsPage, Sources
 from claudeproxy.web.live import Live
 from claudeproxy.web.metrics import Metrics
+from claudeproxy.web.recorder import Recorder
+from claudeproxy.web.records import RecordsAPI
 from claudeproxy.web.request_log import RequestLog
 from claudeproxy.web.site import ProxySite
 
 #: What a daemon that stops gives its last error events to reach their clients, in seconds.
 FAREWELL = 1.0
+
+
+def exporting(reactor: Any, log: Logger) -> Any:
+    """What traces requests: a `service.exporting.Exporting`. Only here anything of OpenTelemetry is loaded."""
+    from claudeproxy.service.exporting import Exporting
+    from claudeproxy.web.tracing import Tracing
+
+    return Exporting(Tracing(), reactor, log)
+
+
+def check_tracing(settings: Settings) -> None:
+    """Whether requests can be traced, if they are to be. Raises `SettingsError`."""
+    if settings.tracing and not all(map(_is_there, ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"))):
+        words = "needs OpenTelemetry's SDK and its OTLP exporter: pip install 'claudeproxy[otel]'"
+        raise SettingsError([Fault("tracing", "tracing (TRACING)", words)])
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def new_id() -> str:
@@ -66,23 +92,31 @@ class Proxy(Service):
     _live: Live = field(init=False)
     _api: MessagesAPI = field(init=False)
     _metrics: Metrics = field(factory=Metrics, init=False)
+    _records: RecordsAPI = field(init=False)
     _admin: AdminAPI = field(init=False)
     _doors: Listening = field(init=False)
     _admin_doors: Listening = field(init=False)
     #: Clients' and operators', once they are served.
     _sites: list[ProxySite] = field(factory=list, init=False)
     _state: StateFile | None = field(default=None, init=False)
+    _exporting: Any = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         verify(self._settings)
         self._doors = self._listening("listen", addresses(self._settings))
         self._admin_doors = self._listening("admin_listen", map(Address.read, self._settings.admin_listen))
         verify(self._settings, self._found_open())
+        check_tracing(self._settings)
         self._set_log(self._settings)
         self._log = self._logs.logger("service")
         self._workshop = Workshop(self._reactor, self._logs, lambda: secrets.token_hex(32), self._new_id)
-        witnesses: list[Witness] = [RequestLog(self._logs.logger("requests")), self._metrics]
+        recorder = Recorder(lambda: self._settings)
+        witnesses: list[Witness] = [RequestLog(self._logs.logger("requests")), self._metrics, recorder]
+        if self._settings.tracing:
+            self._exporting = exporting(self._reactor, self._logs.logger("tracing"))
+            witnesses.append(self._exporting.tracing)
         self._exchanges = Exchanges(self._reactor, witnesses, self._new_id)
+        self._records = RecordsAPI(lambda: self._live, recorder, self._reactor, self._new_id)
         self._live = self._workshop.live(self._settings)
         if self._settings.state_file not in ("", NO_FILE):
             self._state = StateFile(
@@ -100,8 +134,13 @@ class Proxy(Service):
         self.setName("claudeproxy")
 
     def resource(self) -> IResource:
-        """The API, to be put anywhere into a tree of resources. It serves while this service runs."""
-        return self._api.resource()
+        """The API, to be put anywhere into a tree of resources. It serves while this service runs. What operators look
+        at is below ``/admin``, unless there is a listener for them."""
+        return self._api.resource(None if self._settings.admin_listen else self.records())
+
+    def records(self) -> IResource:
+        """The flight recorder's routes, with a gate of their own, for a Site of their own."""
+        return self._records.resource()
 
     def metrics(self) -> IResource:
         """The metrics as a resource of their own, whatever the settings say and whoever asks."""
@@ -137,6 +176,8 @@ class Proxy(Service):
             self._listen()
         if self._state is not None:
             self._workshop.learned.load(self._state.load())
+        if self._exporting is not None:
+            self._exporting.start()
         for backend in self._live.backends.values():
             backend.start()
         if self._listens:
@@ -222,7 +263,7 @@ class Proxy(Service):
     def _listen(self) -> None:
         for doors, resource, remedy in (
             (self._doors, self.resource(), "LISTEN" if self._settings.listen else "PORT or HOST"),
-            (self._admin_doors, self._admin.resource(), "ADMIN_LISTEN"),
+            (self._admin_doors, self._admin.resource(self.records()), "ADMIN_LISTEN"),
         ):
             site = ProxySite(resource, self._longest_body, self._new_id, self._reactor)
             try:
@@ -280,6 +321,8 @@ class Proxy(Service):
             await self._close(backend)
         if self._state is not None:
             await self._state.close()
+        if self._exporting is not None:
+            await self._exporting.stop()
         self._exchanges.draining = self._exchanges.closed = False
 
     async def _all_answered(self) -> None:

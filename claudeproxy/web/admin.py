@@ -32,9 +32,10 @@ class AdminAPI:
     def __attrs_post_init__(self) -> None:
         self._health = Health(self._live, self._exchanges)
 
-    def resource(self) -> IResource:
-        """The routes behind a gate that asks for no key, but knows web pages and turns them away."""
-        return Gate(self.app, self._live, self._exchanges, needs_key=False)
+    def resource(self, records: IResource) -> IResource:
+        """The routes behind a gate that asks for no key, but knows web pages and turns them away; ``records`` are below
+        ``/admin``."""
+        return Gate(self.app, self._live, self._exchanges, records, needs_key=False)
 
     @app.route("/health", methods=["GET"])
     def health(self, request: Request) -> bytes:

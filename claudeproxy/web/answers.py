@@ -80,7 +80,7 @@ def _note(exchange: Exchange, events: list[Event], tape: Tape | None, now: float
                 exchange.usage = event.usage
                 exchange.outcome = event.stop_reason
             elif isinstance(event, Failed):
-                exchange.outcome = event.problem.outcome
+                exchange.fails(event.problem)
 
 
 def _told(events: list[Event], scale: float) -> list[Event]:
@@ -156,10 +156,12 @@ class StreamAnswer:
     def _lose_patience(self) -> None:
         self._timer = None
         if self._tape is not None:
+            self._exchange.impatient = True
             self._tape.begin()
 
     def _commit(self) -> None:
         self._committed = True
+        self._exchange.committed = self._clock.seconds()
         self._stop_timer()
         self._request.setHeader(b"content-type", b"text/event-stream; charset=utf-8")
         self._request.setHeader(b"cache-control", b"no-cache")
@@ -183,7 +185,10 @@ class StreamAnswer:
         before = self._written
         if self._tape is not None and now - self._heard >= self._times.patience:
             self._tape.keep_alive()
-        if self._written == before and not self._done.called:
+        if self._written != before:
+            self._exchange.signs_of_life += 1
+        elif not self._done.called:
+            self._exchange.pings += 1
             self._request.write(stream_bytes([Ping()]))
             self._written = now
 
@@ -263,7 +268,9 @@ class WholeAnswer:
     def _break_silence(self) -> None:
         if not self._begun:
             self._begun = True
+            self._exchange.committed = self._clock.seconds()
             self._request.setHeader(b"content-type", b"application/json")
+        self._exchange.pings += 1
         self._request.write(b"\n")
         self._timer = self._clock.callLater(self._times.quiet, self._break_silence)
 

@@ -24,6 +24,7 @@ from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.problems import Problem, Refusal, from_status, internal, not_found, stopping, wrong_method
 from claudeproxy.routing.sessions import kin_of
 from claudeproxy.routing.table import Route
+from claudeproxy.translate.window import Fit
 from claudeproxy.web.answers import Answer, StreamAnswer, Times, WholeAnswer, answer_json, answer_problem
 from claudeproxy.web.bodies import letter_of, plain_path
 from claudeproxy.web.exchange import Exchange, Exchanges, printable
@@ -67,9 +68,9 @@ class MessagesAPI:
         self.orphanage = Orphanage(self._clock)
         self._health = Health(self._live, self._exchanges)
 
-    def resource(self) -> IResource:
-        """The API behind its gate, to be put into any Site."""
-        return Gate(self.app, self._live, self._exchanges)
+    def resource(self, admin: IResource | None = None) -> IResource:
+        """The API behind its gate, to be put into any Site; with what ``admin`` has below ``/admin``."""
+        return Gate(self.app, self._live, self._exchanges, admin)
 
     @app.route("/v1/messages", methods=["POST"], strict_slashes=False)
     async def messages(self, request: Request) -> bytes | None:
@@ -77,6 +78,7 @@ class MessagesAPI:
         exchange = self._exchanges.of(request)
         letter = _letter(request, exchange, live)
         data = read_object(letter.body)
+        exchange.journey.begins(letter.body, data)
         route, backend = _routed(live, exchange, model_of(data))
         if backend.forwarder is not None:
             await self._forward(request, exchange, backend.forwarder, letter, route.model)
@@ -89,7 +91,7 @@ class MessagesAPI:
             answer.scale = tape.scale
             tape.play_to(answer, "msg_" + self._new_id())
         else:
-            call = Call(parsed.request, letter, exchange.session, _kin(request))
+            call = Call(parsed.request, letter, exchange.session, _kin(request), exchange.journey)
             prepared = await backend.prepare(call, route.model)
             exchange.backend_model = printable(prepared.model)
             exchange.turn = prepared.turn
@@ -108,11 +110,13 @@ class MessagesAPI:
         exchange = self._exchanges.of(request)
         letter = _letter(request, exchange, live)
         data = read_object(letter.body)
+        exchange.journey.begins(letter.body, data)
         route, backend = _routed(live, exchange, model_of(data))
         if backend.forwarder is not None and await self._forward_count(request, exchange, backend, letter, route.model):
             return None
         count = await backend.count(Call(read_count(data).request, letter, exchange.session), route.model)
         exchange.backend_model = printable(count.model)
+        exchange.journey.fit = Fit(count.tokens, count.source, count.window)
         self._tell_losses(request, exchange, count.dropped, ())
         exchange.count_source = count.source
         request.setHeader("x-claudeproxy-count-source", count.source)
@@ -197,7 +201,7 @@ class MessagesAPI:
 
     def _problem(self, request: Request, problem: Problem) -> bytes:
         exchange = self._exchanges.of(request)
-        exchange.outcome = problem.outcome
+        exchange.fails(problem)
         return answer_problem(request, problem, exchange.id)
 
     def _answer(self, request: Request, exchange: Exchange, asked: MessagesRequest, live: Live) -> Answer:
@@ -209,14 +213,15 @@ class MessagesAPI:
     def _tape(self, request: Request, exchange: Exchange, data: Mapping[str, Any], answer: Answer, live: Live) -> Tape:
         key = partial(_identity, request, exchange.session, data) if exchange.session else None
         terms = Terms(live.settings.interrupt_ms / 1000, live.settings.linger_ms / 1000)
-        return Tape(self._clock, key, terms, self.orphanage, answer)
+        return Tape(self._clock, key, terms, self.orphanage, answer, exchange.journey)
 
     def _orphan(self, request: Request, exchange: Exchange, data: Mapping[str, Any]) -> Tape | None:
         """The answer that the same client asked for before, and then lost."""
         if not len(self.orphanage) or not exchange.session:
             return None
         tape = self.orphanage.adopt(_identity(request, exchange.session, data))
-        exchange.joined = tape is not None
+        if tape is not None:
+            exchange.joins(tape.journey)
         return tape
 
     def _tell_losses(
@@ -261,20 +266,23 @@ class MessagesAPI:
         """Whether a server that is passed through has counted itself, or said why not; some have no such route."""
         forwarder = backend.forwarder
         assert forwarder is not None
-        response = await forwarder.forward(letter, model)
-        if response.code in (404, 405, 501):
-            leave_unread(response)
-            return False
-        if response.code == 200:
-            exchange.count_source = EXACT
-            request.setHeader("x-claudeproxy-count-source", EXACT)
-        await self._relay(request, exchange, forwarder).carry(succeed(response))
-        return True
+        try:
+            response = await forwarder.forward(letter, model, exchange.journey)
+            if response.code in (404, 405, 501):
+                leave_unread(response)
+                return False
+            if response.code == 200:
+                exchange.count_source = EXACT
+                request.setHeader("x-claudeproxy-count-source", EXACT)
+            await self._relay(request, exchange, forwarder).carry(succeed(response))
+            return True
+        finally:
+            exchange.journey.ends(self._clock.seconds())
 
     async def _forward(
         self, request: Request, exchange: Exchange, forwarder: Forwarder, letter: Letter, model: str
     ) -> None:
-        await self._relay(request, exchange, forwarder).carry(forwarder.forward(letter, model))
+        await self._relay(request, exchange, forwarder).carry(forwarder.forward(letter, model, exchange.journey))
 
     def _relay(self, request: Request, exchange: Exchange, forwarder: Forwarder) -> Relay:
         return Relay(request, exchange, self._clock, self._live().settings.ping_ms / 1000, forwarder.limits)
@@ -287,8 +295,16 @@ class Gate(Resource):
     #: Asked for by monitors and warm-ups that have no key.
     _open: ClassVar[frozenset[bytes]] = frozenset({b"/health", b"/health/ready", b"/", b"/api/hello"})
 
-    def __init__(self, app: Klein, live: Callable[[], Live], exchanges: Exchanges, needs_key: bool = True) -> None:
+    def __init__(
+        self,
+        app: Klein,
+        live: Callable[[], Live],
+        exchanges: Exchanges,
+        admin: IResource | None = None,
+        needs_key: bool = True,
+    ) -> None:
         super().__init__()
+        self._admin = admin
         self._needs_key = needs_key
         self._inner = app.resource()
         self._live = live
@@ -300,10 +316,12 @@ class Gate(Resource):
         request.setHeader("request-id", exchange.id)
         request.postpath = plain_path(request.postpath)
         exchange.route = self._rules.rule(_text(b"/" + b"/".join(request.postpath)))
+        if self._admin is not None and request.postpath[:1] == [b"admin"]:
+            return self._admin.render(request)  # it has a gate of its own
         problem = self._check(request)
         if problem is None:
             return self._inner.render(request)
-        exchange.outcome = problem.outcome
+        exchange.fails(problem)
         return answer_problem(request, problem, exchange.id)
 
     def _check(self, request: Any) -> Problem | None:
@@ -337,7 +355,7 @@ def _routed(live: Live, exchange: Exchange, model: str) -> tuple[Route, Backend]
     """Where a request for ``model`` goes, noted for the log."""
     exchange.model = printable(model)
     route, backend = live.route(model)
-    exchange.backend, exchange.backend_model = backend.name, printable(route.model)
+    exchange.backend, exchange.backend_model, exchange.rule = backend.name, printable(route.model), route.rule
     return route, backend
 
 

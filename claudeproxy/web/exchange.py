@@ -9,7 +9,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import Request
 
+from claudeproxy.backends.journey import Journey
 from claudeproxy.model.events import Usage
+from claudeproxy.model.problems import Problem
 from claudeproxy.routing.sessions import Turn
 
 
@@ -38,6 +40,8 @@ class Exchange:
     repetition: int = 0
     model: str = ""
     backend: str = ""
+    #: By which rule of the model table the backend and its model were found.
+    rule: str = ""
     backend_model: str = ""
     #: Whether the answer is a stream.
     streams: bool = False
@@ -46,6 +50,8 @@ class Exchange:
     last_token: float | None = None
     usage: Usage | None = None
     outcome: str = ""
+    #: What the client was told, if that was an error.
+    problem: Problem | None = None
     #: What was not sent to the backend, and what was done in its stead.
     dropped: tuple[str, ...] = ()
     emulated: tuple[str, ...] = ()
@@ -57,6 +63,14 @@ class Exchange:
     turn: Turn | None = None
     #: What was repaired or left out in the answer.
     remarks: tuple[str, ...] = ()
+    #: When the answer's status left, if that was before its end; and whether it had to, because the backend was slow.
+    committed: float | None = None
+    impatient: bool = False
+    #: What was sent to keep the client waiting: pings or blanks, and empty pieces of an answer.
+    pings: int = 0
+    signs_of_life: int = 0
+    #: What became of it at the backend.
+    journey: Journey = field(factory=Journey)
     #: Ends the answer before its time, with an error that says why. Set while there is a stream to end.
     stop: Callable[[], None] | None = None
 
@@ -75,6 +89,16 @@ class Exchange:
             "request_class": self.request_class,
         }
         return {**fields, "key": self.key} if self.key else fields
+
+    def fails(self, problem: Problem) -> None:
+        """The client is told so."""
+        self.problem, self.outcome = problem, problem.outcome
+
+    def joins(self, journey: Journey) -> None:
+        """It is given the answer that another request has begun."""
+        self.joined = True
+        self.journey = journey
+        journey.listeners += 1
 
 
 class Witness(Protocol):
@@ -106,8 +130,9 @@ class Exchanges:
     def enter(self, request: Request) -> Exchange:
         """A request came in; it leaves by itself when it ends, however it does."""
         address = request.getClientAddress()
+        request_id = "req_" + self._new_id()
         exchange = Exchange(
-            id="req_" + self._new_id(),
+            id=request_id,
             method=printable(request.method),
             path=printable(request.uri.partition(b"?")[0]),
             client=getattr(address, "host", None) or "local",
@@ -116,6 +141,7 @@ class Exchanges:
             request_class=printable(request.getHeader(b"x-claude-code-request-class") or b""),
             began=self._clock.seconds(),
             repetition=_count(request.getHeader(b"x-stainless-retry-count")),
+            journey=Journey(request_id),
         )
         self._running[request] = self._known[request] = exchange
         for witness in self._witnesses:
@@ -154,6 +180,7 @@ class Exchanges:
         if how is not None and not exchange.outcome:
             exchange.outcome = "client_gone"
         exchange.ended = self._clock.seconds()
+        exchange.journey.listeners -= 1
         exchange.status = request.code if request.startedWriting or how is None else 499
         for witness in self._witnesses:
             witness.left(exchange)

@@ -8,7 +8,7 @@ from claudeproxy.backends.interfaces import Backend
 from claudeproxy.model.problems import Refusal, not_found
 from claudeproxy.routing.conflicts import addresses
 from claudeproxy.routing.settings import Settings
-from claudeproxy.routing.table import PICKED, ModelTable, Route, is_alias
+from claudeproxy.routing.table import PICKED, TOLD, ModelTable, Route, is_alias
 
 
 @frozen(eq=False)
@@ -38,7 +38,7 @@ class Live:
             for name in (model, model.removeprefix(PICKED) if is_alias(model) else model):
                 for backend in self.backends.values():
                     if backend.knows(name):
-                        return Route(backend.name, name, model)
+                        return Route(backend.name, name, model, rule=TOLD)
         return route
 
     def route(self, model: str) -> tuple[Route, Backend]:

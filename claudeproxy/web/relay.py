@@ -108,7 +108,7 @@ class Relay(Protocol):
             return
         now = self._heard = self._clock.seconds()
         if self._overheard.receive(data) and self._exchange.first_token is None:
-            self._exchange.first_token = now
+            self._exchange.first_token = self._exchange.journey.first_token = now
             self._listen()
         self._tail = (self._tail + data[-4:])[-4:]
         self._write(data)
@@ -140,7 +140,7 @@ class Relay(Protocol):
         self._heard = self._clock.seconds()
         if response.code >= 400:
             self._listen()  # the words of a refusal need no thought
-        response.deliverBody(self)
+        response.deliverBody(self._exchange.journey.ear(self))
 
     def _never_opened(self, failure: Failure) -> None:
         if self._over:
@@ -163,6 +163,7 @@ class Relay(Protocol):
         if self._committed or response is None:
             return
         self._committed = True
+        self._exchange.committed = self._exchange.journey.first_byte = self._clock.seconds()
         request: Any = self._request
         request.setResponseCode(response.code, response.phrase)
         # The HTTP client leaves an empty content-encoding where it has undone one, and where there was none.
@@ -193,7 +194,7 @@ class Relay(Protocol):
         """The answer ends before its time."""
         if self._over:
             return
-        self._exchange.outcome = problem.outcome
+        self._exchange.fails(problem)
         self._over = True
         self._hang_up()
         if not self._committed:
@@ -240,6 +241,7 @@ class Relay(Protocol):
             silent = 0.0
             # To a client that does not read they would pile up.
             if self._between_events and not self._paused and not self._overheard.over:
+                self._exchange.pings += 1
                 self._write(stream_bytes([Ping()]))
         self._timer = self._clock.callLater(self._quiet - silent, self._ping)
 
@@ -277,6 +279,7 @@ class Relay(Protocol):
         self._exchange.usage = self._overheard.usage
         if self._streams:
             self._exchange.last_token = self._heard
+        self._exchange.journey.ends(self._clock.seconds(), None if self._response is None else self._heard)
         for timer in (self._timer, self._watch, self._end):
             if timer is not None and timer.active():
                 timer.cancel()

@@ -8,6 +8,7 @@ from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTim
 from zope.interface import implementer
 
 from claudeproxy.backends.generation import Generation
+from claudeproxy.backends.journey import Journey
 from claudeproxy.model.events import (
     Event,
     Failed,
@@ -56,6 +57,8 @@ class Tape:
     _terms: Terms
     _orphanage: "Orphanage"
     _listener: Listener | None
+    #: What happens to the request that began it.
+    journey: Journey = field(factory=Journey)
     #: By how much clients are told that the prompt is larger than it is.
     scale: float = 1.0
     began: float = field(init=False)

@@ -191,4 +191,4 @@ class DeclarationTests(SynchronousTestCase):
     def test_secrets_have_no_option(self) -> None:
         """A secret cannot be given on the command line, where every list of processes would show it."""
         hidden = {each.env for each in (*declarations(Settings), *declarations(BackendSettings)) if not each.option}
-        self.assertEqual(hidden, {"CLAUDEPROXY_KEYS", "PROVIDER_API_KEY"})
+        self.assertEqual(hidden, {"CLAUDEPROXY_KEYS", "CLAUDEPROXY_ADMIN_KEYS", "PROVIDER_API_KEY"})

@@ -382,7 +382,7 @@ class SecrecyTests(SourcesCase):
     def test_no_option(self) -> None:
         """The command line offers every setting but the secrets."""
         offered = {name for name, _ in options()}
-        self.assertEqual(len(offered), len(declared()) - 2)
+        self.assertEqual(len(offered), len(declared()) - 3)
         self.assertTrue({"port", "provider-base-url", "model-map-json", "model-map-file", "local-gguf"} <= offered)
         self.assertFalse({"provider-api-key", "claudeproxy-keys", "keys"} & offered)
 

@@ -118,6 +118,14 @@ class AdminTests(SynchronousTestCase):
         self.assertEqual((self.ask("/health").status, self.ask("/health/ready").status), (200, 200))
         self.assertEqual((self.ask("/v1/models").status, self.ask("/v1/messages").status), (404, 404))
 
+    def test_records(self) -> None:
+        """What the flight recorder keeps is here, and no longer on the listener of the clients."""
+        self.house.ask("GET", "/v1/models", headers={"x-api-key": "k"})
+        found = self.ask("/admin/requests").json["data"]
+        self.assertEqual([each["path"] for each in found if each["path"].startswith("/v1")], ["/v1/models"])
+        self.assertEqual(self.ask("/admin/requests", host="evil.example").status, 403)
+        self.assertEqual(self.house.ask("GET", "/admin/requests", headers={"x-api-key": "k"}).status, 404)
+
     def test_web_pages(self) -> None:
         """Web pages stay out here, too."""
         self.assertEqual(self.ask("/health", host="evil.example").status, 403)

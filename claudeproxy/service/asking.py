@@ -1,0 +1,146 @@
+"""What the commands have in common that ask something: a reactor for a while, the settings, the running daemon."""
+
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TextIO
+from urllib.parse import urlsplit
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.python.failure import Failure
+from twisted.web.client import URI, Agent
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
+
+from claudeproxy.backends.client import BackendClient
+from claudeproxy.model.problems import Refusal
+from claudeproxy.routing.settings import Settings
+from claudeproxy.routing.sources import Settled
+from claudeproxy.service.commands import FAILED, Command
+from claudeproxy.service.reading import Reader
+
+#: How long a daemon may take to let us in, in seconds.
+_PATIENCE = 5.0
+#: Where a key is looked for that the command line does not give: a list of processes shows that to everybody.
+KEY_VARIABLE = "CLAUDEPROXY_KEY"
+
+
+class NoAnswer(Exception):
+    """The daemon cannot be asked, or refuses; the text says why and what to do."""
+
+    def __init__(self, words: str, status: int = 0) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+class NetworkCommand(Command):
+    """A command that needs the network. The reactor runs for as long as it is at work."""
+
+    optParameters: ClassVar[list[list[Any]]] = [
+        ["config", "c", None, "The settings file (TOML) that the daemon is given."],
+    ]
+    optFlags: ClassVar[list[list[Any]]] = [["json", None, "Print JSON."]]
+
+    def run(self, out: TextIO, err: TextIO) -> int:
+        return in_reactor(lambda reactor: self.act(reactor, out, err), err)
+
+    async def act(self, reactor: Any, out: TextIO, err: TextIO) -> int:
+        """`run`, while the reactor runs."""
+        raise AssertionError(f"{type(self).__name__} does nothing")
+
+    def read(self, environ: Mapping[str, str], folder: Path, options: Mapping[str, str] | None = None) -> Settled:
+        """The settings, as the daemon would read them in this environment. Raises `SettingsError` or `Unreadable`."""
+        config = None if self["config"] is None else folder / self["config"]
+        return Reader(config, folder, environ, options or {}).read()
+
+
+def in_reactor(work: Callable[[Any], Coroutine[Any, Any, int]], err: TextIO) -> int:
+    """Runs the reactor until ``work`` is done, whose result it gives. Only once in a process."""
+    from twisted.internet import reactor
+
+    running: Any = reactor
+    outcome: list[Any] = []
+
+    def done(result: Any) -> None:
+        outcome.append(result)
+        if running.running:
+            running.stop()
+
+    running.callWhenRunning(lambda: Deferred.fromCoroutine(work(running)).addBoth(done))
+    running.run()
+    if not outcome:
+        err.write("claudeproxy: interrupted\n")
+        return FAILED
+    if isinstance(outcome[0], Failure):
+        outcome[0].raiseException()
+    return int(outcome[0])
+
+
+def here() -> tuple[Mapping[str, str], Path]:
+    """This process's environment and directory."""
+    return dict(os.environ), Path.cwd()
+
+
+def address_of(settings: Settings) -> str:
+    """Where a daemon with these settings is asked from this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+@implementer(IAgentEndpointFactory)
+@frozen
+class _Socket:
+    _reactor: Any
+    _path: str
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        endpoint: IStreamClientEndpoint = UNIXClientEndpoint(self._reactor, self._path, _PATIENCE)
+        return endpoint
+
+
+@frozen
+class Daemon:
+    """A running daemon. ``url`` is an http address, or ``unix:`` and the path of its socket."""
+
+    url: str
+    _key: str
+    _client: BackendClient
+    _root: str
+
+    @classmethod
+    def at(cls, url: str, key: str, reactor: Any) -> "Daemon":
+        """Raises `NoAnswer` for an address that means nothing."""
+        if url.startswith("unix:"):
+            agent = Agent.usingEndpointFactory(reactor, _Socket(reactor, url.removeprefix("unix:")))
+            return cls(url, key, BackendClient.over_agent("daemon", agent, reactor), "http://localhost")
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise NoAnswer(f"expected an address such as http://127.0.0.1:8080, or unix:/path, found {url!r}")
+        client = BackendClient.over_network("daemon", reactor, _PATIENCE)
+        return cls(url.rstrip("/"), key, client, url.rstrip("/").removesuffix("/v1"))
+
+    async def get(self, path: str) -> Any:
+        """The JSON at ``path``. Raises `NoAnswer`."""
+        headers = {"x-api-key": self._key} if self._key else {}
+        try:
+            status, said = await self._client.get(self._root + path, headers)
+        except Refusal as refusal:
+            words = refusal.problem.message.rpartition(": ")[2]
+            raise NoAnswer(f"no daemon answers at {self.url} ({words}); name another with --url") from None
+        if status != 200:
+            words = _complaint(said)
+            raise NoAnswer(f"the daemon at {self.url} answers with status {status}{words}", status)
+        return said
+
+    async def close(self) -> None:
+        """Gives back its connections."""
+        await self._client.close()
+
+
+def _complaint(said: Any) -> str:
+    match said:
+        case {"error": {"message": str(words)}}:
+            return f": {words}"
+    return ""

@@ -1,0 +1,68 @@
+"""The flight recorder: the last requests, in memory, for whoever wants to know why one went as it did."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from attrs import define, field
+from twisted.web.http import Request
+
+from claudeproxy.routing.settings import Settings
+from claudeproxy.web.exchange import Exchange
+from claudeproxy.web.record import Record
+
+#: Of each body so many bytes are kept, if content is.
+KEPT = 64 * 1024
+#: Asked for by monitors and by who looks at records: they would only push the others out.
+_UNWORTHY = ("/health", "/api/hello", "/metrics", "/admin")
+
+
+def is_unworthy(path: str) -> bool:
+    """Whether requests for it say nothing of the proxy's work."""
+    return path == "/" or path.startswith(_UNWORTHY)
+
+
+@define(eq=False)
+class Recorder:
+    """Keeps as many requests as the settings in force say, those that run and those that ended last.
+
+    Memory is bounded: a record has the outline of the conversation's end and no words, unless content was asked for,
+    and then a bounded part of each body.
+    """
+
+    _settings: Callable[[], Settings]
+    _records: OrderedDict[str, Record] = field(factory=OrderedDict, init=False)
+
+    def entered(self, exchange: Exchange, request: Request) -> None:
+        settings = self._settings()
+        if not settings.recorder_size or is_unworthy(exchange.path):
+            return
+        self._records[exchange.id] = Record.of(exchange, request, KEPT if settings.recorder_content else 0)
+        self._make_room(settings.recorder_size)
+
+    def left(self, exchange: Exchange) -> None:
+        record = self._records.get(exchange.id)
+        if record is not None:
+            record.close()
+
+    def newest(self, session: str = "", state: str = "", limit: int = 100) -> list[Record]:
+        """The newest first; of one ``session`` alone, by the beginning of its id, and of one status alone (``404``,
+        ``4xx``, or ``running``)."""
+        return list(islice(self._matching(session, state), limit))
+
+    def find(self, request_id: str) -> Record | None:
+        """The one request, if it is still known."""
+        return self._records.get(request_id)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def _matching(self, session: str, state: str) -> Iterator[Record]:
+        for record in reversed(self._records.values()):
+            same = record.state == state or (state.endswith("xx") and record.state[:1] == state[:1])
+            if record.exchange.session.startswith(session) and (same or not state):
+                yield record
+
+    def _make_room(self, size: int) -> None:
+        while len(self._records) > size:
+            self._records.popitem(last=False)

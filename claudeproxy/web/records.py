@@ -1,0 +1,160 @@
+"""What an operator may look at, behind a gate of its own: hangs on the public listener or on one for itself."""
+
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from attrs import define
+from klein import Klein
+from twisted.internet.address import UNIXAddress
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+from twisted.web.http import Request
+from twisted.web.resource import IResource, Resource
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from claudeproxy.model.problems import Problem, Refusal, forbidden, invalid_request, not_found, wrong_method
+from claudeproxy.routing.addresses import is_loopback
+from claudeproxy.routing.settings import Settings
+from claudeproxy.web.answers import answer_json, answer_problem
+from claudeproxy.web.bodies import plain_path
+from claudeproxy.web.exchange import printable
+from claudeproxy.web.guard import check_host, check_key, check_origin
+from claudeproxy.web.live import Live
+from claudeproxy.web.recorder import Recorder
+
+_DEFAULT_LIMIT = 20
+#: Who carries one of these comes from somewhere else, through something that runs here.
+_PASSED_ON = (b"x-forwarded-for", b"x-forwarded-host", b"forwarded", b"via", b"x-real-ip")
+
+
+@define(eq=False)
+class RecordsAPI:
+    """The routes below ``/admin``, all of them JSON."""
+
+    app: ClassVar[Klein] = Klein()
+
+    _live: Callable[[], Live]
+    _recorder: Recorder
+    _clock: IReactorTime
+    _new_id: Callable[[], str]
+
+    def resource(self) -> IResource:
+        """The routes behind their gate, to be put into any Site."""
+        return RecordsGate(self.app.resource(), self._live, self._new_id)
+
+    @app.route("/admin/requests", methods=["GET"], strict_slashes=False)
+    def requests(self, request: Request) -> bytes:
+        """The newest first."""
+        self._check_recorder()
+        found = self._recorder.newest(_query(request, "session"), _query(request, "status"), _limit(request))
+        now = self._clock.seconds()
+        return answer_json(request, {"data": [record.brief(now) for record in found], "kept": len(self._recorder)})
+
+    @app.route("/admin/requests/<path:request_id>", methods=["GET"])
+    def one(self, request: Request, request_id: str) -> bytes:
+        """All of one request; ``last`` is the newest."""
+        self._check_recorder()
+        newest = self._recorder.newest(limit=1)
+        found = newest[0] if request_id == "last" and newest else self._recorder.find(request_id)
+        if found is None:
+            raise Refusal(not_found(f"The request {printable(request_id)} is not known, or no longer."))
+        settings = self._live().settings
+        content = not (settings.keys or settings.admin_keys) or shows_admin_key(request, settings)
+        return answer_json(request, found.whole(self._clock.seconds(), content))
+
+    @app.handle_errors(Refusal)
+    def refused(self, request: Any, failure: Failure) -> bytes:
+        refusal: Any = failure.value
+        return _answer(request, refusal.problem)
+
+    @app.handle_errors(HTTPException)
+    def unroutable(self, request: Any, failure: Failure) -> bytes:
+        where = printable(request.path)
+        if isinstance(failure.value, MethodNotAllowed):
+            request.setHeader("allow", "GET, HEAD")
+            return _answer(request, wrong_method(f"{printable(request.method)} is not allowed on {where}"))
+        return _answer(request, not_found(f"There is nothing at {where}"))
+
+    def _check_recorder(self) -> None:
+        if not self._live().settings.recorder_size:
+            raise Refusal(not_found("The flight recorder is off; the setting recorder_size turns it on."))
+
+
+class RecordsGate(Resource):
+    """Lets in who sits at this machine, and who shows an admin key; whatever hangs behind it needs no check."""
+
+    isLeaf = True
+
+    def __init__(self, inner: IResource, live: Callable[[], Live], new_id: Callable[[], str]) -> None:
+        super().__init__()
+        self._inner = inner
+        self._live = live
+        self._new_id = new_id
+
+    def render(self, request: Any) -> Any:
+        if not request.responseHeaders.hasHeader(b"request-id"):  # on a listener of its own
+            request.setHeader(b"request-id", f"req_{self._new_id()}".encode())
+        request.setHeader(b"cache-control", b"no-store")
+        request.postpath = plain_path(request.postpath)
+        problem = check_admin(request, self._live())
+        return self._inner.render(request) if problem is None else _answer(request, problem)
+
+
+def check_admin(request: Request, live: Live) -> Problem | None:
+    """Why this request may not look behind the scenes; None if it may."""
+    settings = live.settings
+    host, origin, site = (_header(request, name) for name in (b"host", b"origin", b"sec-fetch-site"))
+    problem = None
+    if not isinstance(request.getHost(), UNIXAddress):  # no web page can be made to ask there
+        problem = check_host(host or "", live.interfaces, settings.allowed_hosts)
+    problem = problem or check_origin(origin, site, settings.allowed_origins)
+    if problem is not None or is_local(request) or shows_admin_key(request, settings):
+        return problem
+    if settings.admin_keys:
+        return _check_admin_key(request, settings)
+    return forbidden("This is for this machine alone; others need one of the admin_keys, and none is set.")
+
+
+def is_local(request: Request) -> bool:
+    """Whether the client itself is on this machine, rather than a proxy that is."""
+    if any(request.requestHeaders.hasHeader(name) for name in _PASSED_ON):
+        return False
+    address: Any = request.getClientAddress()
+    if isinstance(address, UNIXAddress):
+        return True
+    host = getattr(address, "host", None)
+    return isinstance(host, str) and is_loopback(host.removeprefix("::ffff:"))
+
+
+def shows_admin_key(request: Request, settings: Settings) -> bool:
+    """Whether one of the admin keys came along."""
+    return bool(settings.admin_keys) and _check_admin_key(request, settings) is None
+
+
+def _check_admin_key(request: Request, settings: Settings) -> Problem | None:
+    keys = [key.reveal() for key in settings.admin_keys]
+    return check_key(keys, _header(request, b"x-api-key"), _header(request, b"authorization"))
+
+
+def _answer(request: Request, problem: Problem) -> bytes:
+    given = request.responseHeaders.getRawHeaders(b"request-id") or [b""]
+    return answer_problem(request, problem, given[0].decode("ascii", "replace"))
+
+
+def _limit(request: Request) -> int:
+    text = _query(request, "limit")
+    if text and not re.fullmatch("[1-9][0-9]{0,5}", text):
+        raise Refusal(invalid_request("limit: Input should be a whole number above 0"))
+    return int(text or _DEFAULT_LIMIT)
+
+
+def _query(request: Request, name: str) -> str:
+    arguments: dict[bytes, list[bytes]] = request.args or {}
+    return arguments.get(name.encode(), [b""])[-1].decode("utf-8", "replace")
+
+
+def _header(request: Request, name: bytes) -> str | None:
+    """A header as text, whatever its bytes are."""
+    values = request.requestHeaders.getRawHeaders(name)
+    return None if not values else values[-1].decode("utf-8", "replace")

@@ -1,0 +1,410 @@
+"""The commands beside twistd: what they print, and the statuses that they end with."""
+
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from claudeproxy.routing.expectations import Secret
+from claudeproxy.service import command_check, command_env, command_why
+from claudeproxy.service.asking import NetworkCommand, address_of
+from claudeproxy.service.claude_env import Facts, as_shell, notes, variables
+from claudeproxy.service.commands import COMMANDS, DONE, FAILED, MISUSED, main
+from tests.fakes.house import BACKEND_PORT, House, body
+from tests.fakes.network import Network
+from tests.fakes.ollama import FakeOllama
+from tests.fakes.openai import Cut, Script, Wait, error, json_body, llama_text, text
+
+BACKEND = f"http://127.0.0.1:{BACKEND_PORT}"
+SESSION = {"x-claude-code-session-id": "0123456789abcdef"}
+
+
+class Ran:
+    """What a command did."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class CommandCase(SynchronousTestCase):
+    """Commands at work in a network in memory."""
+
+    def setUp(self) -> None:
+        self.environ: dict[str, str] = {}
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        for module in (command_check, command_env, command_why):
+            self.patch(module, "here", lambda: (self.environ, self.folder))
+
+    def run_in(self, network: Network, command: NetworkCommand, *arguments: str) -> Ran:
+        """The command with these arguments, to its end."""
+        out, err = io.StringIO(), io.StringIO()
+        command.parseOptions(arguments)
+        done = Deferred.fromCoroutine(command.act(network, out, err))
+        network.pass_time(15)
+        return Ran(self.successResultOf(done), out.getvalue(), err.getvalue())
+
+
+class LineTests(SynchronousTestCase):
+    """The command line."""
+
+    def run_line(self, *arguments: str) -> Ran:
+        out, err = io.StringIO(), io.StringIO()
+        return Ran(main(arguments, out, err), out.getvalue(), err.getvalue())
+
+    def test_version(self) -> None:
+        """`--version` is claudeproxy's own, before and behind a command."""
+        for arguments in (("--version",), *((name, "--version") for name, *_ in COMMANDS)):
+            ran = self.run_line(*arguments)
+            self.assertEqual(ran.status, DONE)
+            self.assertRegex(ran.out, r"^claudeproxy \S")
+            self.assertNotIn("Twisted", ran.out)
+
+    def test_misused(self) -> None:
+        """What cannot be understood is said, with the status for it."""
+        for arguments, words in (
+            ((), "check, env"),
+            (("whence",), "whence"),
+            (("why",), "--last"),
+            (("why", "--last", "req_1"), "--last"),
+            (("why", "req_1", "req_2"), "one request"),
+            (("env", "--json", "--export"), "not both"),
+            (("check", "--nonsense"), "nonsense"),
+        ):
+            ran = self.run_line(*arguments)
+            self.assertEqual((ran.status, ran.out), (MISUSED, ""), arguments)
+            self.assertIn(words, ran.err)
+
+    def test_reactor(self) -> None:
+        """Each command runs its own reactor, and its status is the process's."""
+        environ = {**os.environ, "PORT": "1", "PROVIDER": "openai", "PROVIDER_BASE_URL": "http://127.0.0.1:1/v1"}
+        root = str(Path(__file__).parents[2])
+        for command, status in (("check", FAILED), ("env", DONE), ("why --list", FAILED), ("why", MISUSED)):
+            done = subprocess.run(
+                [sys.executable, "-m", "claudeproxy", *command.split()],
+                env={**environ, "PYTHONPATH": root},
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            self.assertEqual(done.returncode, status, done.stderr)
+            self.assertNotIn("Traceback", done.stderr)
+
+
+class WhyTests(CommandCase):
+    """`why`."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.house = House("llama.cpp", models={"sonnet": "qwen"})
+
+    def why(self, *arguments: str) -> Ran:
+        return self.run_in(self.house.network, command_why.Command(), *arguments)
+
+    def test_story(self) -> None:
+        """Route, rewrites, waits, tokens and outcome, in sentences."""
+        steps = llama_text("a", prompt=40, cached=30).steps
+        self.house.fake.plays(Script(steps=[Wait(15), *steps]))
+        caller = self.house.ask("POST", "/v1/messages", body(stop_sequences=["x"], zork=1), SESSION)
+        self.house.pass_time(16)
+        ran = self.why(caller.headers["request-id"])
+        self.assertEqual((ran.status, ran.err), (DONE, ""))
+        for words in (
+            f"{caller.headers['request-id']}: POST /v1/messages",
+            "claude-sonnet-4-5 is qwen at fake, because the model map has an entry for its family",
+            "not sent, because the backend has no use for it: zork",
+            "in the backend's stead: stop_sequences",
+            "1 messages, 0 tools",
+            "sent after 0.000 s to http://127.0.0.1:9000",
+            "first token after 15.000 s",
+            "begun after 2.000 s, before the backend had said anything",
+            "kept waiting by 1 pings",
+            "40 in, 30 of them cached",
+            "a conversation that begins",
+            "status 200 after 15.000 s",
+            "the model came to its end",
+        ):
+            self.assertIn(words, ran.out)
+
+    def test_failures(self) -> None:
+        """A repetition, and what the client was told."""
+        self.house.fake.plays(Script(steps=[Cut()]))
+        self.house.fake.plays(error(429, {"error": {"message": "not so fast"}}))
+        self.house.ask("POST", "/v1/messages", body())
+        ran = self.why("--last")
+        self.assertIn("because the connection was stale", ran.out)
+        self.assertIn("the backend refused", ran.out)
+        self.assertIn("not so fast", ran.out)
+
+    def test_cache_break(self) -> None:
+        """Where a prefix broke, and why."""
+        for answer in ("Ho", "Changed"):
+            said = [("user", "Hi"), ("assistant", answer), ("user", "And?"), ("assistant", "Yes"), ("user", "So?")]
+            self.house.fake.plays(llama_text("a", prompt=4000, cached=30))
+            messages = [{"role": role, "content": words} for role, words in said]
+            self.house.ask("POST", "/v1/messages", body(messages=messages), SESSION)
+        out = self.why("--last").out
+        self.assertIn("not the request before it with more at its end: assistant message changed (at message 1)", out)
+        self.assertRegex(out, r"\d+% of it could still have been cached")
+
+    def test_list(self) -> None:
+        """One line each, the newest first."""
+        self.assertIn("No request", self.why("--list").out)
+        for _ in range(3):
+            self.house.chat(text("a"))
+        lines = self.why("--list", "--limit=2").out.splitlines()
+        self.assertEqual(len(lines), 2)
+        self.assertIn("claude-sonnet-4-5 -> fake/qwen", lines[0])
+
+    def test_json(self) -> None:
+        """All of it, for programs."""
+        self.house.chat(text("a"))
+        self.assertEqual(self.why("--last", "--json").json["route"]["model"], "qwen")
+
+    def test_unknown(self) -> None:
+        """A request that is not known, a daemon that is not there, an address that is none, settings that are wrong."""
+        for arguments, status, words in (
+            (("req_x",), FAILED, "not known"),
+            (("--last", "--url=http://127.0.0.1:1"), FAILED, "no daemon answers at http://127.0.0.1:1"),
+            (("--last", "--url=localhost:8080"), FAILED, "expected an address"),
+            (("--last", "--config=none.toml"), MISUSED, "cannot be read"),
+        ):
+            ran = self.why(*arguments)
+            self.assertEqual((ran.status, ran.out), (status, ""), arguments)
+            self.assertIn(words, ran.err)
+
+    def test_key(self) -> None:
+        """An admin key comes from the environment, the command line or the settings."""
+        self.house.reset(admin_keys=(Secret("admin-key"),), recorder_content=True)
+        self.house.chat(text("a"))
+        self.assertIsNone(self.why("--last", "--json").json["content"])
+        self.assertIn("request", self.why("--last", "--json", "--key=admin-key").json["content"])
+        self.environ["CLAUDEPROXY_ADMIN_KEYS"] = "admin-key"
+        self.assertIn("request", self.why("--last", "--json").json["content"])
+        self.environ["CLAUDEPROXY_KEY"] = "wrong"
+        self.assertIsNone(self.why("--last", "--json").json["content"])
+
+
+def llama(window: int = 32_768, tools: bool = True) -> dict[tuple[str, str], Any]:
+    """What llama.cpp tells of itself."""
+    caps = {"supports_tools": tools}
+    props = {"default_generation_settings": {"n_ctx": window}, "total_slots": 2, "chat_template_caps": caps}
+    return {("GET", "/props"): lambda body: json_body(props)}
+
+
+class CheckTests(CommandCase):
+    """`check`."""
+
+    def check(self, house: House, *arguments: str, **environ: str) -> Ran:
+        self.environ |= {"PROVIDER": "openai", "PROVIDER_BASE_URL": f"{BACKEND}/v1", **environ}
+        return self.run_in(house.network, command_check.Command(), *arguments)
+
+    def house(self, **others: Any) -> House:
+        house = House(**others)
+        house.fake.models = ["qwen", "gemma"]
+        return house
+
+    def test_ready(self) -> None:
+        """Where each backend is, what it is and who says so, its models, and where names lead."""
+        house = House(others={("GET", "/props"): llama()["GET", "/props"]})
+        ran = self.check(house, DEFAULT_MODEL="fake-model", PROVIDER_DIALECT="llama.cpp")
+        self.assertEqual((ran.status, ran.err), (DONE, ""))
+        for words in (
+            f"{BACKEND}/v1",
+            "speaks llama.cpp",
+            "the dialect is set",
+            "2 at once",
+            "32768",
+            "tools",
+            "Ready.",
+        ):
+            self.assertIn(words, ran.out)
+        found = self.check(house, "--json").json
+        self.assertEqual(found["backends"][0]["models"][0]["window"], 32_768)
+        self.assertEqual(found["targets"][0]["model"], "fake-model")
+        self.assertEqual(found["faults"], [])
+
+    def test_away(self) -> None:
+        """A backend that does not answer is a fault."""
+        ran = self.check(self.house(), PROVIDER_BASE_URL="http://127.0.0.1:7/v1")
+        self.assertEqual(ran.status, FAILED)
+        self.assertIn("fault: Backend openai cannot be reached", ran.out)
+        self.assertIn("Not ready.", ran.out)
+
+    def test_target(self) -> None:
+        """So is a target that its backend does not offer."""
+        ran = self.check(self.house(), MODEL_MAP_JSON='{"haiku": "gemma", "opus": "huge"}')
+        self.assertEqual(ran.status, FAILED)
+        self.assertIn("fault: opus leads to huge, which openai does not offer; it has qwen, gemma", ran.out)
+        self.assertRegex(ran.out, r"haiku +-> +openai/gemma +offered")
+
+    def test_warnings(self) -> None:
+        """What will work badly: no default, no tools, no window, a small window."""
+        self.assertIn("set default_model", self.check(self.house()).out)
+        self.assertIn("its window is not told", self.check(self.house(), DEFAULT_MODEL="qwen").out)
+        house = House(others={("GET", "/props"): llama(8192, tools=False)["GET", "/props"]})
+        out = self.check(house, PROVIDER_DIALECT="llama.cpp", DEFAULT_MODEL="fake-model").out
+        self.assertIn("its template has no place for tools", out)
+        self.assertIn("too small for Claude Code's tools", out)
+
+    def test_ollama(self) -> None:
+        """Ollama with its own small window."""
+        house = House(backend={"provider": "ollama", "base_url": BACKEND, "dialect": "auto"}, make_fake=FakeOllama)
+        found = {"PROVIDER": "ollama", "PROVIDER_BASE_URL": BACKEND, "OLLAMA_NUM_CTX": "4096"}
+        ran = self.check(house, **found)
+        self.assertIn("speaks ollama", ran.out)
+        self.assertIn("num_ctx = 4096 is too small", ran.out)
+
+    def test_exposed_file(self) -> None:
+        """A settings file with secrets that others can read is warned of; one without, or one's own, is not."""
+        file = self.folder / "proxy.toml"
+        table = f'[backends.main]\nprovider = "openai"\nbase_url = "{BACKEND}/v1"\n'
+        for text_, mode, warned in (
+            ('keys = ["canary"]\n' + table, 0o644, True),
+            (table + 'api_key = "canary"\n', 0o640, True),
+            ('keys = ["canary"]\n' + table, 0o600, False),
+            (table, 0o644, False),
+        ):
+            file.write_text(text_)
+            file.chmod(mode)
+            self.environ.clear()
+            ran = self.run_in(self.house().network, command_check.Command(), "--config=proxy.toml")
+            self.assertEqual("chmod 600" in ran.out, warned, text_)
+            self.assertNotIn("canary", ran.out)
+
+    def test_bad_settings(self) -> None:
+        """All faults of the settings at once, and the daemon's options are taken."""
+        ran = self.check(self.house(), "--host=not a host", PORT="eighty")
+        self.assertEqual((ran.status, ran.out), (MISUSED, ""))
+        self.assertIn("PORT", ran.err)
+        self.assertIn("--host", ran.err)
+        self.assertEqual(self.check(self.house(), "--json", PORT="eighty").json["settings"], "bad")
+
+
+class EnvTests(CommandCase):
+    """`env`."""
+
+    def env(self, house: House, *arguments: str, **environ: str) -> Ran:
+        self.environ |= environ
+        return self.run_in(house.network, command_env.Command(), *arguments)
+
+    def exported(self, ran: Ran) -> dict[str, str]:
+        """The variables, as a shell takes them."""
+        lines = [shlex.split(line, comments=True) for line in ran.out.splitlines()]
+        return dict(words[1].split("=", 1) for words in lines if words and words[0] == "export")
+
+    def test_from_the_daemon(self) -> None:
+        """Address, key, model and window are those of the running daemon."""
+        house = House("llama.cpp", others=llama(32_768), default_model="fake-model")
+        found = self.exported(self.env(house, "--url=http://127.0.0.1:8080"))
+        self.assertEqual(
+            found,
+            {
+                "ANTHROPIC_BASE_URL": "http://127.0.0.1:8080",
+                "ANTHROPIC_API_KEY": "none",
+                "ANTHROPIC_MODEL": "fake-model",
+                "CLAUDE_CODE_MAX_CONTEXT_TOKENS": "32768",
+                "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            },
+        )
+
+    def test_small_window(self) -> None:
+        """A small window needs a limit for the answer, and is too small for tools."""
+        house = House("llama.cpp", others=llama(8192))
+        ran = self.env(house, "--url=http://127.0.0.1:8080", "--model=fake-model")
+        self.assertEqual(self.exported(ran)["CLAUDE_CODE_MAX_OUTPUT_TOKENS"], "2048")
+        self.assertIn('--bare --tools ""', ran.out)
+
+    def test_without_a_daemon(self) -> None:
+        """If none runs, the backends are asked; where the map leads families elsewhere, that is said."""
+        house = House("llama.cpp", others=llama(65_536))
+        found = self.exported(
+            self.env(
+                house,
+                PORT="7",
+                PROVIDER="openai",
+                PROVIDER_BASE_URL=f"{BACKEND}/v1",
+                PROVIDER_DIALECT="llama.cpp",
+                DEFAULT_MODEL="fake-model",
+                MODEL_MAP_JSON='{"haiku": "small", "opus": "fake-model"}',
+            )
+        )
+        self.assertEqual(found["CLAUDE_CODE_MAX_CONTEXT_TOKENS"], "65536")
+        self.assertEqual(found["ANTHROPIC_DEFAULT_HAIKU_MODEL"], "small")
+        self.assertNotIn("ANTHROPIC_DEFAULT_OPUS_MODEL", found)
+        self.assertEqual(found["API_TIMEOUT_MS"], "3600000")
+        self.assertEqual(found["ANTHROPIC_BASE_URL"], "http://127.0.0.1:7")
+
+    def test_key(self) -> None:
+        """A daemon with keys needs one: given, it is asked and named; else there is a place for it."""
+        house = House(keys=(Secret("client-key"),))
+        ran = self.env(house, "--url=http://127.0.0.1:8080")
+        self.assertEqual(ran.status, FAILED)
+        self.assertIn("key is needed", ran.err)
+        found = self.exported(self.env(house, "--url=http://127.0.0.1:8080", CLAUDEPROXY_KEY="client-key"))
+        self.assertEqual(found["ANTHROPIC_API_KEY"], "client-key")
+        del self.environ["CLAUDEPROXY_KEY"]
+        known = {"PROVIDER": "openai", "PROVIDER_BASE_URL": f"{BACKEND}/v1", "CLAUDEPROXY_KEYS": "client-key"}
+        self.assertEqual(self.exported(self.env(house, **known))["ANTHROPIC_API_KEY"], "YOUR_KEY")
+
+    def test_json(self) -> None:
+        """The same for programs."""
+        found = self.env(House(), "--url=http://127.0.0.1:8080", "--json").json
+        self.assertEqual(found["variables"]["ANTHROPIC_BASE_URL"], "http://127.0.0.1:8080")
+        self.assertEqual(set(found["why"]), set(found["variables"]))
+
+    def test_not_ours(self) -> None:
+        """Another server at that address is told from a proxy."""
+        ran = self.env(House(others={("GET", "/v1/models"): lambda body: json_body([])}), f"--url={BACKEND}")
+        self.assertEqual((ran.status, ran.out), (FAILED, ""))
+
+    def shell(self, facts: Facts, present: tuple[str, ...] = ()) -> str:
+        return "\n".join(as_shell(list(variables(facts, present=present)), list(notes(facts))))
+
+    def test_quoted(self) -> None:
+        """Whatever a server calls its models, a shell runs none of it."""
+        nasty = "x'; touch canary; echo \n touch canary\n"
+        entries: Mapping[str, Mapping[str, Any]] = {nasty: {}, "other\n touch canary": {}}
+        said = self.shell(Facts("http://127.0.0.1:8080", entries))
+        done = subprocess.run(
+            ["sh", "-c", 'eval "$1" && printf %s "$ANTHROPIC_MODEL"', "sh", said],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, nasty, ""))
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_another_token(self) -> None:
+        """A token for another place does not go to the proxy."""
+        said = self.shell(Facts("http://127.0.0.1:8080", {}), ("ANTHROPIC_AUTH_TOKEN",))
+        self.assertIn("\nunset ANTHROPIC_AUTH_TOKEN\n", said)
+
+    def test_anthropic(self) -> None:
+        """Claude Code knows Anthropic's own models better than we do."""
+        facts = Facts("http://127.0.0.1:8080", {"claude-opus-4-5": {"max_input_tokens": 200_000}}, anthropic=True)
+        self.assertNotIn("MODEL", self.shell(facts))
+
+    def test_addresses(self) -> None:
+        """A daemon that listens everywhere is asked on loopback."""
+        for host, url in (
+            ("0.0.0.0", "http://127.0.0.1:8080"),
+            ("::", "http://[::1]:8080"),
+            ("::1", "http://[::1]:8080"),
+        ):
+            settings = House(host=host, keys=(Secret("k"),)).settings
+            self.assertEqual(address_of(settings), url)
