@@ -56,8 +56,7 @@ class Reader:
         given = settings.state_file
         state_file = given if given == NO_FILE else absolute(given or self._usual_state_file())
         listen, admin_listen = (
-            tuple(_moved(each, absolute) for each in several)
-            for several in (settings.listen, settings.admin_listen)
+            tuple(_moved(each, absolute) for each in several) for several in (settings.listen, settings.admin_listen)
         )
         return evolve(settings, backends=backends, state_file=state_file, listen=listen, admin_listen=admin_listen)
 
