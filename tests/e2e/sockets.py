@@ -25,11 +25,13 @@ os.execvp(sys.argv[2], sys.argv[2:])
 """
 
 
-def start_with(listener: socket.socket, folder: Path, where: str, **variables: str) -> Daemon:
+def start_with(
+    listener: socket.socket, folder: Path, where: str, arguments: Sequence[str] = (), **variables: str
+) -> Daemon:
     """A daemon that was handed this socket, told of it as ``where``."""
     hand_over = [sys.executable, "-c", _HAND_OVER, str(listener.fileno())]
     given = {"PORT": "", "LISTEN": where, **variables}
-    return start(folder, variables=given, within=hand_over, pass_fds=[listener.fileno()])
+    return start(folder, arguments, variables=given, within=hand_over, pass_fds=[listener.fileno()])
 
 
 @define
@@ -145,8 +147,3 @@ def _is_closed(connected: socket.socket) -> bool:
         return True
     finally:
         connected.settimeout(90)
-
-
-def ended(daemons: Sequence[Daemon]) -> list[int]:
-    """The exit statuses."""
-    return [daemon.ended(60) for daemon in daemons]

@@ -186,6 +186,37 @@ def test_stop_does_not_wait_for_ever(tmp_path: Path) -> None:
             assert time.monotonic() - told < 3
 
 
+def test_stop_lets_in_who_waits(tmp_path: Path) -> None:
+    """Clients that had connected before it was told to stop are served, though it had not let them in yet."""
+    with running(tmp_path, variables=NOBODY) as daemon:
+        assert daemon.json("GET", "/health") == {"status": "ok"}
+        daemon.signal(signal.SIGSTOP)
+        waiting = [daemon.ask("GET", "/health") for _ in range(50)]
+        daemon.signal(signal.SIGTERM)
+        daemon.signal(signal.SIGCONT)
+        assert [each.getresponse().status for each in waiting] == [200] * 50
+        assert daemon.ended() == 143
+
+
+@pytest.mark.model
+def test_ready_with_the_model(tmp_path: Path) -> None:
+    """It is ready once the embedded model is loaded, not while it starts anew, and then again."""
+    with running(tmp_path) as daemon:
+
+        def is_ready() -> bool:
+            return daemon.asked("GET", "/health/ready").status == 200
+
+        wait_until("ready", 60, is_ready)
+        daemon.logged("embedded model .* serves on")
+        (model,) = children(daemon.pid)
+        os.kill(model, signal.SIGKILL)
+        daemon.logged("embedded model ended")
+        answer = daemon.asked("GET", "/health/ready")
+        assert (answer.status, json.loads(answer.read())["unreachable"]) == (503, ["local"])
+        assert daemon.json("GET", "/health") == {"status": "ok"}
+        wait_until("ready again", 60, is_ready)
+
+
 @pytest.mark.model
 def test_kill_takes_the_model_along(tmp_path: Path) -> None:
     """After kill -9 of the daemon the model's process is gone within 2 s."""

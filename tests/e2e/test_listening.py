@@ -174,6 +174,7 @@ def tls_daemon(folder: Path) -> Iterator[Daemon]:
         yield daemon
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 def test_tls(tmp_path: Path) -> None:
     """An address with TLS serves TLS 1.2 and 1.3, nothing older, and only HTTP/1.1."""
     with tls_daemon(tmp_path) as daemon:
@@ -317,9 +318,12 @@ def test_open_socket_of_systemd(tmp_path: Path) -> None:
         assert re.search(r"^claudeproxy: listen: .*can be reached from other machines", refused.log, re.MULTILINE)
         file = tmp_path / "p.toml"
         file.write_text('keys = ["k"]\n')
-        hand_over = start_with(listener, tmp_path / "b", where, **NOBODY, CLAUDEPROXY_KEYS="k")
-        with ready(hand_over, "can be reached from other machines; every request needs a key") as daemon:
+        with_keys = start_with(listener, tmp_path / "b", where, [f"--config={file}"], **NOBODY)
+        with ready(with_keys, "can be reached from other machines; every request needs a key") as daemon:
             daemon.port = listener.getsockname()[1]
+            file.write_text("")
+            daemon.signal(signal.SIGHUP)
+            daemon.logged("reload refused, the old settings stay: listen: .*can be reached from other machines")
             assert daemon.asked("GET", "/v1/models").status == 401
         with ready(start_with(listener, tmp_path / "c", where, **NOBODY, OPEN_TO_ALL="true")) as daemon:
             daemon.logged("no request needs a key, as open_to_all says")
@@ -336,12 +340,14 @@ def test_privileges(tmp_path: Path) -> None:
     Whoever is not root is told in one line that he may not have the port, if the system keeps it for root."""
     port = next(each for each in range(1023, 600, -1) if _is_free(each))
     kept = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) > port
-    variables = {**NOBODY, "PORT": str(port), "STATE_FILE": "none"}
+    (tmp_path / "root").mkdir(mode=0o700)
+    listen = f"tcp:{port}:interface=127.0.0.1 unix:{tmp_path}/root/s.sock"
+    variables = {**NOBODY, "PORT": "", "LISTEN": listen, "STATE_FILE": "none"}
     switch = ("--uid=65534", "--gid=65534", "--umask=077") if os.geteuid() == 0 else ()
     daemon = start(tmp_path / "d", variables=variables, twistd_options=("-n", "--pidfile=", *switch))
     if os.geteuid() and kept:
         assert daemon.ended() == 1
-        assert f"cannot listen on 127.0.0.1:{port}: Permission denied" in daemon.log
+        assert f"cannot listen on tcp:{port}:interface=127.0.0.1: Permission denied" in daemon.log
         return
     with ready(daemon, f"listens on http://127.0.0.1:{port}"):
         status = Path(f"/proc/{daemon.pid}/status").read_text()
@@ -353,6 +359,9 @@ def test_privileges(tmp_path: Path) -> None:
             client.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
             # Whatever the answer: the Python of who runs this test may be closed to that other user.
             assert client.recv(100).startswith(b"HTTP/1.1 ")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.ended() == 143  # though it may not remove the file of its socket any more
+        assert "unlink" not in daemon.log
 
 
 def _is_free(port: int) -> bool:

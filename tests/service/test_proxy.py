@@ -12,7 +12,7 @@ from twisted.web.server import Site
 from claudeproxy.routing.expectations import Secret
 from claudeproxy.routing.settings import BackendSettings, Settings
 from claudeproxy.routing.sources import SettingsError
-from claudeproxy.service.listening import CannotListen
+from claudeproxy.service.listening import BadAddress, CannotListen
 from claudeproxy.service.observers import Logs
 from claudeproxy.service.proxy import Proxy
 from tests.fakes.callers import caller
@@ -40,6 +40,45 @@ class ListenTests(SynchronousTestCase):
         house = House(port=0)
         self.assertNotEqual(house.proxy.port, 0)
         self.assertIn(f":{house.proxy.port}", "\n".join(house.lines))
+
+    def test_address_for_users(self) -> None:
+        """What it says is an address that a client on this machine can ask, whichever it listens on."""
+        for host, shown in (("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("localhost", "localhost")):
+            house = House(host=host, keys=(Secret("k"),))
+            self.assertIn(f"claudeproxy listens on http://{shown}:8080", house.lines)
+            self.assertIn(f"ANTHROPIC_BASE_URL=http://{shown}:8080 ANTHROPIC_API_KEY=YOUR_KEY", "\n".join(house.lines))
+
+    def test_several(self) -> None:
+        """It listens on several addresses at once, knows their interfaces by name, and stops listening on all."""
+        several = ("tcp:8080:interface=127.0.0.1", "tcp:8081:interface=proxy.example")
+        house = House(port=8080, host="127.0.0.1", listen=several, keys=(Secret("k"),))
+        for port in (8080, 8081):
+            asked = caller(house.network, port).ask("GET", "/health", headers={"host": "proxy.example"})
+            self.assertEqual(asked.status, 200)
+            asked = caller(house.network, port).ask("GET", "/health", headers={"host": "other.example"})
+            self.assertEqual(asked.status, 403)
+        self.assertEqual((house.proxy.port, len(house.proxy.urls)), (8080, 2))
+        house.proxy.stopService()
+        house.pass_time(2)
+        self.assertEqual(set(house.network.listeners), {BACKEND_PORT})
+
+    def test_one_is_taken(self) -> None:
+        """If one of several is taken, none listens."""
+        house = House(port=8081)
+        listen = ("tcp:8082:interface=127.0.0.1", "tcp:8081:interface=127.0.0.1")
+        settings = evolve(house.settings, port=8080, listen=listen)
+        other = Proxy(settings, house.network, logs=Logs(house.events.append))  # type: ignore[arg-type]
+        words = str(self.assertRaises(CannotListen, other.startService))
+        self.assertIn("tcp:8081:interface=127.0.0.1: ", words)
+        self.assertIn("LISTEN", words)
+        self.assertNotIn(8082, house.network.listeners)
+
+    def test_means_nothing(self) -> None:
+        """An address that means nothing is refused by name when the proxy is made."""
+        for address in ("nobody:1", "tcp:x:interface=127.0.0.1", "unix:/s:mode=rw"):
+            settings = Settings(listen=(address,), backends=(BACKEND,))
+            words = str(self.assertRaises(BadAddress, Proxy, settings, House().network))
+            self.assertTrue(words.startswith(f"listen: {address}: "), words)
 
     def test_taken(self) -> None:
         """If the port is taken it says which one, why, and what to do; and nothing has begun."""
