@@ -1,7 +1,7 @@
 """What the commands have in common that ask something: a reactor for a while, the settings, the running daemon."""
 
 import os
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
 from urllib.parse import urlsplit
@@ -82,6 +82,12 @@ def in_reactor(work: Callable[[Any], Coroutine[Any, Any, int]], err: TextIO) -> 
 def here() -> tuple[Mapping[str, str], Path]:
     """This process's environment and directory."""
     return dict(os.environ), Path.cwd()
+
+
+def write_lines(out: TextIO, lines: Iterable[str]) -> None:
+    """Each on a line of its own, whatever servers and clients have put into it: no terminal takes it for an order."""
+    for line in lines:
+        out.write("".join(each if each.isprintable() else "?" for each in line) + "\n")
 
 
 def address_of(settings: Settings) -> str:

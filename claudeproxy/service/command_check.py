@@ -14,7 +14,7 @@ from claudeproxy.backends.tokenizer import BadTokenizer
 from claudeproxy.routing.declarations import declarations
 from claudeproxy.routing.settings import BackendSettings, Settings
 from claudeproxy.routing.sources import SettingsError, Settled, options
-from claudeproxy.service.asking import NetworkCommand, here
+from claudeproxy.service.asking import NetworkCommand, here, write_lines
 from claudeproxy.service.commands import DONE, FAILED, MISUSED
 from claudeproxy.service.judging import Judgement, judge
 from claudeproxy.service.reading import Unreadable
@@ -53,7 +53,7 @@ class Command(NetworkCommand):
         if self["json"]:
             _print(out, as_json(surveyed, judgement))
         else:
-            out.write("\n".join(as_text(surveyed, judgement)) + "\n")
+            write_lines(out, as_text(surveyed, judgement))
         return FAILED if judgement.faults else DONE
 
 

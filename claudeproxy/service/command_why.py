@@ -7,7 +7,7 @@ from urllib.parse import quote
 from twisted.python.usage import UsageError
 
 from claudeproxy.routing.sources import SettingsError
-from claudeproxy.service.asking import KEY_VARIABLE, Daemon, NetworkCommand, NoAnswer, address_of, here
+from claudeproxy.service.asking import KEY_VARIABLE, Daemon, NetworkCommand, NoAnswer, address_of, here, write_lines
 from claudeproxy.service.commands import DONE, FAILED, MISUSED
 from claudeproxy.service.explaining import explained, listed
 from claudeproxy.service.reading import Unreadable
@@ -65,8 +65,7 @@ class Command(NetworkCommand):
         if self["json"]:
             out.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
         else:
-            lines = listed(found["data"]) if self["list"] else explained(found)
-            out.write("\n".join(lines) + "\n")
+            write_lines(out, listed(found["data"]) if self["list"] else explained(found))
         return DONE
 
     @property

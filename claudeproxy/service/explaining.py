@@ -67,19 +67,19 @@ def explained(record: Mapping[str, Any]) -> Iterator[str]:
     """The whole story, a line a sentence or two."""
     yield f"{record['id']}: {record['method']} {record['path']}, {record['time']}"
     for name, sentences in (
-        ("asked", _asked(record)),
-        ("route", _route(record)),
-        ("rewrites", _rewrites(record)),
-        ("prompt", _prompt(record)),
-        ("backend", _backend(record)),
-        ("waits", _waits(record)),
-        ("cache", _cache(record)),
-        ("tokens", _tokens(record)),
-        ("outcome", _outcome(record)),
+        ("asked:", _asked(record)),
+        ("route:", _route(record)),
+        ("rewrites:", _rewrites(record)),
+        ("prompt:", _prompt(record)),
+        ("backend:", _backend(record)),
+        ("waits:", _waits(record)),
+        ("cache:", _cache(record)),
+        ("tokens:", _tokens(record)),
+        ("outcome:", _outcome(record)),
     ):
         for sentence in sentences:
-            yield f"  {name + ':':<10}{sentence}"
-            name = " "
+            yield f"  {name:<10}{sentence}"
+            name = ""
 
 
 def _asked(record: Mapping[str, Any]) -> Iterator[str]:
@@ -133,10 +133,10 @@ def _backend(record: Mapping[str, Any]) -> Iterator[str]:
             yield "it was not asked"
         return
     for each in call["attempts"]:
-        again = f"sent again after {_seconds(each['sent'])}, because {each['why']}" if each["why"] else ""
-        sent = again or f"sent after {_seconds(each['sent'])}"
-        answer = f"answered with {each['status']} after {_seconds(each['answered'])}"
-        yield f"{sent} to {each['address']}, {each['size']} bytes; " + (answer if each["status"] else "no answer")
+        again, why = ("again ", f", because {each['why']}") if each["why"] else ("", "")
+        answer = f"answered with {each['status']} after {_seconds(each['answered'])}" if each["status"] else "no answer"
+        sent = f"sent {again}after {_seconds(each['sent'])} to {each['address']}, {each['size']} bytes{why}"
+        yield f"{sent}; {answer}"
     moments = [("first byte", "first_byte"), ("first token", "first_token"), ("last byte", "last_byte")]
     told = [f"{words} after {_seconds(call[name])}" for words, name in moments if call[name] is not None]
     if told:

@@ -5,6 +5,7 @@ from typing import Any
 from attrs import define, field
 
 from claudeproxy.model.events import Usage
+from claudeproxy.model.problems import LONGEST_DETAIL
 from claudeproxy.translate.usage import from_anthropic
 from claudeproxy.wire.json import NotJSON, decode
 from claudeproxy.wire.lines import LineTooLong
@@ -26,6 +27,8 @@ class Overheard:
     usage: Usage | None = field(default=None, init=False)
     #: How the answer ended: its stop reason, or the type of its error; "" until that is told.
     outcome: str = field(default="", init=False)
+    #: The words of its error; None if there was none.
+    complaint: str | None = field(default=None, init=False)
     #: A stream's message has begun; its last word is said.
     begun: bool = field(default=False, init=False)
     over: bool = field(default=False, init=False)
@@ -77,6 +80,8 @@ class Overheard:
         match said:
             case {"type": "error", "error": {"type": str(kind)}}:
                 self.outcome = kind[:64]
+                words = said["error"].get("message")
+                self.complaint = words[:LONGEST_DETAIL] if isinstance(words, str) else ""
         for told in (said, said.get("message"), said.get("delta")):
             if isinstance(told, dict):
                 if isinstance(told.get("usage"), dict):

@@ -214,8 +214,15 @@ class Relay(Protocol):
         response: Any = self._response
         refused = "refused" if response is not None and response.code >= 400 else ""
         self._exchange.outcome = self._exchange.outcome or refused or self._overheard.outcome
+        if self._exchange.problem is None and (refused or self._overheard.complaint is not None):
+            self._exchange.problem = self._overheard_problem(response.code)
         self._close()
         self._done.callback(None)
+
+    def _overheard_problem(self, status: int) -> Problem:
+        """What the server said went wrong, for those who record it: the client has its own words."""
+        heard, outcome = self._overheard, self._exchange.outcome
+        return Problem(status if status >= 400 else 500, heard.outcome or "error", heard.complaint or "", outcome)
 
     def _abandon(self) -> None:
         """The client is gone; its connection has forgotten the producer by itself (STYLE P14)."""

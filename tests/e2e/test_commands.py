@@ -7,9 +7,18 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted  # type: ignore[import-untyped]
+from twisted.internet import reactor
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.interfaces import IReactorUNIX
 from twisted.internet.threads import deferToThread
+from twisted.web.server import Site
 
-from tests.e2e.daemon import ROOT, Daemon, clean_environment
+from claudeproxy.routing.expectations import Secret
+from claudeproxy.routing.settings import BackendSettings, Settings
+from claudeproxy.service.asking import Daemon as Asked
+from claudeproxy.service.asking import NoAnswer
+from claudeproxy.service.proxy import Proxy
+from tests.e2e.daemon import ROOT, Daemon, clean_environment, free_port
 from tests.e2e.parts import PARTS
 from tests.e2e.stage import Stage, stage
 from tests.fakes.scripts import text
@@ -77,3 +86,24 @@ def test_embedded(proxy: Daemon, tmp_path: Path) -> None:
     assert "counted exactly" in said or "estimated" in said
     assert "speaks" not in said and "Say a word" not in said
     assert answer.getheader("request-id") in run(tmp_path, command("why", "--list"), PORT=str(proxy.port))
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_unix_socket(tmp_path: Path) -> None:
+    """Who comes in by a unix socket is on this machine, and the commands can come that way."""
+    server = BackendSettings("none", "openai", base_url=f"http://127.0.0.1:{free_port()}/v1", dialect="generic")
+    proxy = Proxy(Settings(backends=[server], keys=[Secret("key")]), reactor, listens=False)
+    place = str(tmp_path / "socket")
+    port = IReactorUNIX(reactor).listenUNIX(place, Site(proxy.resource()))
+    try:
+        daemon = Asked.at(f"unix:{place}", "", reactor)
+        assert (await daemon.get("/admin/requests"))["data"] == []
+        with pytest.raises(NoAnswer, match="401"):
+            await daemon.get("/v1/models")
+        assert [each["path"] for each in (await daemon.get("/admin/requests"))["data"]] == ["/v1/models"]
+        await daemon.close()
+        absent = Asked.at(f"unix:{place}.not", "", reactor)
+        with pytest.raises(NoAnswer, match="no daemon answers"):
+            await absent.get("/admin/requests")
+    finally:
+        await maybeDeferred(port.stopListening)

@@ -150,6 +150,14 @@ class WhyTests(CommandCase):
         self.assertIn("the backend refused", ran.out)
         self.assertIn("not so fast", ran.out)
 
+    def test_terminal(self) -> None:
+        """Nothing that a server says is an order to the terminal."""
+        self.house.fake.plays(error(429, {"error": {"message": "a\x1b]0;canary\x07\nb\x9b31m"}}))
+        self.house.ask("POST", "/v1/messages", body(), {"user-agent": b"x\x1b[2Jy"})
+        out = self.why("--last").out
+        self.assertIn("canary", out)
+        self.assertTrue(all(each.isprintable() for each in out.split("\n")))
+
     def test_cache_break(self) -> None:
         """Where a prefix broke, and why."""
         for answer in ("Ho", "Changed"):

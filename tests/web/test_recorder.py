@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from claudeproxy.routing.expectations import Secret
 from tests.fakes.anthropic import FakeAnthropic
 from tests.fakes.house import BACKEND_KEY, House, body
-from tests.fakes.openai import Cut, Script, Wait, error, llama_text, silent, text
+from tests.fakes.openai import Cut, Script, Wait, error, json_body, llama_text, silent, text
 from tests.fakes.scripts import chunk
 
 SESSION = {"x-claude-code-session-id": "0123456789abcdef"}
@@ -167,6 +167,21 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual([each["status"] for each in call["attempts"]], [200])
         for moment in ("first_byte", "first_token", "last_byte", "ended"):
             self.assertIsNotNone(call[moment], moment)
+        self.assertIsNone(record["answer"]["error"])
+        refusal = {"type": "error", "error": {"type": "rate_limit_error", "message": "not so fast"}}
+        self.house.fake.plays(json_body(refusal, 429))
+        self.assertEqual(self.house.ask("POST", "/v1/messages", body()).status, 429)
+        told = {"status": 429, "type": "rate_limit_error", "message": "not so fast"}
+        self.assertEqual(self.last()["answer"]["error"], told)
+
+    def test_small(self) -> None:
+        """A record that is kept does not keep the conversation's hashes, nor the request."""
+        self.house.fake.plays(text("a"))
+        caller = self.house.ask("POST", "/v1/messages", body(), SESSION)
+        record = self.house.proxy._records._recorder.find(caller.headers["request-id"])
+        assert record is not None
+        self.assertIsNotNone(record.continuity)
+        self.assertEqual((record.exchange.turn, record.exchange.stop, record._request), (None, None, None))
 
 
 class RedactionTests(SynchronousTestCase):
