@@ -31,6 +31,8 @@ def conflicts(settings: Settings) -> Iterator[Conflict]:
     if not (is_loopback(settings.host) or settings.keys):
         ways_out = "set CLAUDEPROXY_KEYS, or leave HOST on 127.0.0.1"
         yield (("host", "keys"), f"{settings.host!r} can be reached from other machines, which needs keys: {ways_out}")
+    if settings.keys_file:
+        yield (("keys_file",), "is read by the daemon alone; a program gives the keys themselves")
     seen: set[str] = set()
     for backend in settings.backends:
         if backend.name.casefold() in seen:
@@ -45,6 +47,8 @@ def conflicts(settings: Settings) -> Iterator[Conflict]:
 
 def _conflicts_of(backend: BackendSettings) -> Iterator[Conflict]:
     provider = f"backends.{backend.name}.provider"
+    if backend.api_key_file:
+        yield ((f"backends.{backend.name}.api_key_file",), "is read by the daemon alone; a program gives api_key")
     for declared in declarations(BackendSettings):
         name = f"backends.{backend.name}.{declared.name}"
         if backend.provider not in declared.only_for and getattr(backend, declared.name) != declared.default:

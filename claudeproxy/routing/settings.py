@@ -18,6 +18,7 @@ from claudeproxy.routing.declarations import PROVIDERS, setting
 from claudeproxy.routing.expectations import (
     NO_SECRET,
     Secret,
+    file_path,
     flag,
     list_of,
     one_of,
@@ -27,6 +28,7 @@ from claudeproxy.routing.expectations import (
     web_address,
     whole_number,
 )
+from claudeproxy.routing.keys import Key, client_keys
 from claudeproxy.translate.dialects import CHAT_DIALECTS
 
 _DIALECTS = ("auto", *CHAT_DIALECTS)
@@ -35,7 +37,6 @@ _TRANSLATED = tuple(provider for provider in PROVIDERS if provider != "anthropic
 _DAY_MS = 86_400_000
 
 _NAME = r"[^\s\x00-\x1f](?:[^\x00-\x1f]*[^\s\x00-\x1f])?"
-_KEY = r"[!-~]"  # what an HTTP header carries unharmed between all clients and servers
 _HOST = r"[A-Za-z0-9._-]+|[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*"
 _DURATION = r"(?:-?[0-9]{1,9}|-?(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h))+)?"
 _ORIGIN = r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@,]+"
@@ -69,7 +70,7 @@ class BackendSettings:
     api_key: Secret = setting(  # noqa: RUF009 - a Secret is frozen
         NO_SECRET,
         env="PROVIDER_API_KEY",
-        expects=secret("a key of printable ASCII without spaces", f"{_KEY}*"),
+        expects=secret("a key of printable ASCII without spaces", "[!-~]*"),
         doc="The key to show to the server.",
         only_for=_REMOTE,
     )
@@ -196,6 +197,14 @@ class BackendSettings:
         doc="The context window of `local`, in tokens; 0 is the model's own.",
         only_for=("local",),
     )
+    api_key_file: str = setting(
+        "",
+        env="PROVIDER_API_KEY_FILE",
+        expects=file_path(),
+        doc="The path of a file that holds the key instead, such as a credential of systemd's; read at the start and "
+        "at a reload.",
+        only_for=_REMOTE,
+    )
 
 
 EMBEDDED = BackendSettings(name="local", provider="local")
@@ -244,11 +253,19 @@ class Settings:
         expects=text("a model name", f"(?:{_NAME})?"),
         doc="The model for every name which the model map does not know.",
     )
-    keys: tuple[Secret, ...] = setting(
+    keys: tuple[Key, ...] = setting(
         (),
         env="CLAUDEPROXY_KEYS",
-        expects=list_of(secret("keys of printable ASCII without spaces", f"{_KEY}+")),
-        doc="The keys that clients may show, as `x-api-key` or as Bearer; without any, every local client may come in.",
+        expects=client_keys(),
+        doc="The keys that clients may show, as `x-api-key` or as Bearer; without any, every local client may come in. "
+        "`python -m claudeproxy key` makes one. In the file also a table of names and keys.",
+    )
+    keys_file: str = setting(
+        "",
+        env="CLAUDEPROXY_KEYS_FILE",
+        expects=file_path(),
+        doc="The path of a file with more of them, one a line, where `#` begins a comment; read at the start and at a "
+        "reload.",
     )
     allowed_hosts: tuple[str, ...] = setting(
         (),
@@ -268,6 +285,52 @@ class Settings:
         env="BODY_LIMIT_MB",
         expects=whole_number(1, 1024),
         doc="The largest request body, in MiB.",
+    )
+    header_limit_kb: int = setting(
+        16,
+        env="HEADER_LIMIT_KB",
+        expects=whole_number(1, 1024),
+        doc="The largest request line and headers together, in KiB.",
+    )
+    nesting_limit: int = setting(
+        100,
+        env="NESTING_LIMIT",
+        expects=whole_number(16, 150),
+        doc="How many levels deep the JSON of a request may be nested.",
+    )
+    max_requests: int = setting(
+        1000,
+        env="MAX_REQUESTS",
+        expects=whole_number(0, 1_000_000),
+        doc="How many requests may be answered at a time, a stream until its end; 0 is without a limit. Health and "
+        "model lists do not count.",
+    )
+    max_requests_per_key: int = setting(
+        0,
+        env="MAX_REQUESTS_PER_KEY",
+        expects=whole_number(0, 1_000_000),
+        doc="How many of them one key may have, or where no keys are set one client address; 0 is without a limit. "
+        "Counts of tokens do not count here, because Claude Code asks for thirty at once.",
+    )
+    max_connections: int = setting(
+        0,
+        env="MAX_CONNECTIONS",
+        expects=whole_number(0, 1_000_000),
+        doc="How many connections clients may have open; above it the one that lay idle for longest is closed. 0 is as "
+        "many as the process has descriptors for, with one for the backend beside each.",
+    )
+    request_timeout_ms: int = setting(
+        30_000,
+        env="REQUEST_TIMEOUT_MS",
+        expects=whole_number(1, _DAY_MS),
+        doc="How long a client may take for a request's headers, and in how much time at least 1 KiB a second of its "
+        "body must come, in milliseconds.",
+    )
+    idle_ms: int = setting(
+        60_000,
+        env="IDLE_MS",
+        expects=whole_number(1, _DAY_MS),
+        doc="How long a connection without a request stays open, in milliseconds.",
     )
     grace_ms: int = setting(
         2000,

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TextIO
 from twisted.python.usage import Options, UsageError
 
 #: Name, module and summary. The module has a class `Command`, which says what it promises.
-COMMANDS: tuple[tuple[str, str, str], ...] = ()
+COMMANDS: tuple[tuple[str, str, str], ...] = (("key", "claudeproxy.service.command_key", "Makes a key for a client."),)
 
 #: Exit statuses: done; what was asked is not so; the command line or the settings are wrong.
 DONE, FAILED, MISUSED = 0, 1, 2

@@ -25,6 +25,7 @@ from claudeproxy.service.reading import NO_FILE
 from claudeproxy.service.workshop import Workshop, check_embedded, check_tokenizers, names
 from claudeproxy.web.app import MessagesAPI
 from claudeproxy.web.exchange import Exchanges
+from claudeproxy.web.limits import Terms, affordable_connections
 from claudeproxy.web.live import Live
 from claudeproxy.web.request_log import RequestLog
 from claudeproxy.web.site import ProxySite
@@ -152,7 +153,8 @@ class Proxy(Service):
             self._log.failure("closing a backend failed")
 
     def _listen(self) -> None:
-        self._site = site = ProxySite(self.resource(), self._longest_body, self._new_id, self._reactor)
+        gate = self._api.resource()
+        self._site = site = ProxySite(gate, self._longest_body, self._new_id, self._reactor, self._terms, gate.welcomes)
         listening: Deferred[IListeningPort] = self._endpoint().listen(site)
         outcome: list[Any] = []
         listening.addBoth(outcome.append)  # a TCP endpoint answers at once
@@ -169,6 +171,15 @@ class Proxy(Service):
 
     def _longest_body(self) -> int:
         return self._settings.body_limit_mb * 1024 * 1024
+
+    def _terms(self) -> Terms:
+        settings = self._settings
+        return Terms(
+            settings.header_limit_kb * 1024,
+            settings.request_timeout_ms / 1000,
+            settings.idle_ms / 1000,
+            settings.max_connections or affordable_connections(),
+        )
 
     def _endpoint(self) -> IStreamServerEndpoint:
         host, port = self._settings.host, self._settings.port

@@ -20,12 +20,14 @@ from claudeproxy.backends.client import leave_unread
 from claudeproxy.backends.interfaces import Backend, Call, Forwarder, Letter
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.problems import Problem, Refusal, from_status, internal, not_found, stopping, wrong_method
+from claudeproxy.routing.keys import Key
 from claudeproxy.routing.sessions import kin_of
+from claudeproxy.routing.settings import Settings
 from claudeproxy.routing.table import Route
 from claudeproxy.web.answers import Answer, StreamAnswer, Times, WholeAnswer, answer_json, answer_problem
 from claudeproxy.web.bodies import letter_of, plain_path
 from claudeproxy.web.exchange import Exchange, Exchanges, printable
-from claudeproxy.web.guard import check_host, check_key, check_origin
+from claudeproxy.web.guard import check_host, check_key, check_origin, own_keys
 from claudeproxy.web.live import Live
 from claudeproxy.web.models import catalogue, page
 from claudeproxy.web.relay import Relay
@@ -37,6 +39,8 @@ from claudeproxy.wire.requests import model_of, read_count, read_messages, read_
 _MOST_TOLD = 1000
 #: What is done under each path of the API.
 _METHODS = {"messages": "POST", "messages/count_tokens": "POST", "models": "GET"}
+#: What is below this path costs nothing, and is not counted.
+_MODELS = b"/v1/models"
 
 
 @define(eq=False)
@@ -58,7 +62,7 @@ class MessagesAPI:
     def __attrs_post_init__(self) -> None:
         self.orphanage = Orphanage(self._clock)
 
-    def resource(self) -> IResource:
+    def resource(self) -> "Gate":
         """The API behind its gate, to be put into any Site."""
         return Gate(self.app.resource(), self._live, self._exchanges)
 
@@ -67,7 +71,7 @@ class MessagesAPI:
         live = self._live()
         exchange = self._exchanges.of(request)
         letter = _letter(request, live)
-        data = read_object(letter.body)
+        data = read_object(letter.body, live.settings.nesting_limit)
         route, backend = _routed(live, exchange, model_of(data))
         if backend.forwarder is not None:
             await self._forward(request, exchange, backend.forwarder, letter, route.model)
@@ -98,7 +102,7 @@ class MessagesAPI:
         live = self._live()
         exchange = self._exchanges.of(request)
         letter = _letter(request, live)
-        data = read_object(letter.body)
+        data = read_object(letter.body, live.settings.nesting_limit)
         route, backend = _routed(live, exchange, model_of(data))
         if backend.forwarder is not None and await self._forward_count(request, exchange, backend, letter, route.model):
             return None
@@ -276,28 +280,46 @@ class Gate(Resource):
         exchange = self._exchanges.enter(request)
         request.setHeader("request-id", exchange.id)
         request.postpath = plain_path(request.postpath)
-        problem = self._check(request)
+        problem = self._check(request, exchange)
         if problem is None:
             return self._inner.render(request)
         exchange.outcome = problem.outcome
         return answer_problem(request, problem, exchange.id)
 
-    def _check(self, request: Any) -> Problem | None:
+    def welcomes(self, request: Request) -> bool:
+        """Whether a request whose body is still to come would pass, as far as its headers tell."""
+        settings = self._live().settings
+        problem = self._check_page(request, settings) or _key_of(request, settings)
+        return not (self._exchanges.draining or isinstance(problem, Problem))
+
+    def _check(self, request: Any, exchange: Exchange) -> Problem | None:
         if self._exchanges.draining:
             request.setHeader("connection", "close")
             return stopping()
         settings = self._live().settings
         path = b"/" + b"/".join(request.postpath)
-        problem = check_host(_header(request, b"host") or "", settings.host, settings.allowed_hosts)
-        problem = problem or check_origin(
-            _header(request, b"origin"), _header(request, b"sec-fetch-site"), settings.allowed_origins
-        )
+        problem = self._check_page(request, settings)
         if problem is None and path not in self._open:
-            keys = [key.reveal() for key in settings.keys]
-            problem = check_key(keys, _header(request, b"x-api-key"), _header(request, b"authorization"))
+            key = _key_of(request, settings)
+            if isinstance(key, Problem):
+                return key
+            exchange.key = key.label if key is not None else ""
+            problem = self._check_crowd(exchange, path, exchange.client if key is None else key.name or key, settings)
         if problem is None and "\ufffd" in _text(path):  # Klein would answer in plain text
             problem = not_found(f"There is nothing at {printable(path)}")
         return problem
+
+    def _check_page(self, request: Request, settings: Settings) -> Problem | None:
+        problem = check_host(_header(request, b"host") or "", settings.host, settings.allowed_hosts)
+        return problem or check_origin(
+            _header(request, b"origin"), _header(request, b"sec-fetch-site"), settings.allowed_origins
+        )
+
+    def _check_crowd(self, exchange: Exchange, path: bytes, whom: Hashable, settings: Settings) -> Problem | None:
+        if path.startswith(_MODELS):
+            return None
+        counts = None if path.endswith(b"/count_tokens") else whom
+        return self._exchanges.crowd.enter(exchange, counts, settings.max_requests, settings.max_requests_per_key)
 
 
 def _names(found: Iterable[str]) -> Iterable[str]:
@@ -329,7 +351,15 @@ def _kin(request: Request) -> str:
 
 def _letter(request: Request, live: Live) -> Letter:
     settings = live.settings
-    return letter_of(request, settings.body_limit_mb * 1024 * 1024, [key.reveal().encode() for key in settings.keys])
+    return letter_of(request, settings.body_limit_mb * 1024 * 1024, own_keys(settings.keys, *_credentials(request)))
+
+
+def _credentials(request: Request) -> tuple[str | None, str | None]:
+    return _header(request, b"x-api-key"), _header(request, b"authorization")
+
+
+def _key_of(request: Request, settings: Settings) -> Key | Problem | None:
+    return check_key(settings.keys, *_credentials(request))
 
 
 def _query(request: Request) -> Mapping[str, str]:

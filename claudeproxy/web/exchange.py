@@ -10,6 +10,7 @@ from twisted.web.http import Request
 
 from claudeproxy.model.events import Usage
 from claudeproxy.routing.sessions import Turn
+from claudeproxy.web.limits import Crowd
 
 
 @define(eq=False)
@@ -24,6 +25,8 @@ class Exchange:
     session: str
     agent: str
     request_class: str
+    #: The name of the key that it showed, never the key; "" where none is asked for.
+    key: str = field(default="", kw_only=True)
     #: When it came and when it left, in the clock's seconds; which may be long after one another.
     began: float
     ended: float = 0.0
@@ -69,6 +72,8 @@ class Exchanges:
     _new_id: Callable[[], str]
     _running: dict[Request, Exchange] = field(factory=dict, init=False)
     _waiting: list[tuple[set[Request], Deferred[None]]] = field(factory=list, init=False)
+    #: Those of them that count towards the limits.
+    crowd: Crowd = field(factory=Crowd, init=False)
     #: Set once the daemon stops: new requests are turned away.
     draining: bool = False
 
@@ -119,6 +124,7 @@ class Exchanges:
 
     def _leave(self, how: object, request: Request) -> None:
         exchange = self._running.pop(request)
+        self.crowd.leave(exchange)
         if how is not None and not exchange.outcome:
             exchange.outcome = "client_gone"
         exchange.ended = self._clock.seconds()

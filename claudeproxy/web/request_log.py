@@ -29,9 +29,11 @@ class RequestLog:
             self._log.warn(told, request_id=exchange.id, backend=exchange.backend, remark=remark)
         first = None if exchange.first_token is None else exchange.first_token - exchange.began
         write(
-            "{client} {session_start} {method} {path} {status} {outcome} {duration:.3f}s{route}{tokens}{cache}{joined} "
-            "{request_id}",
+            "{client} {session_start} {method} {path} {status} {outcome} {duration:.3f}s{route}{tokens}{cache}{joined}"
+            "{shown} {request_id}",
             client=exchange.client,
+            shown=f" key={exchange.key}" if exchange.key else "",
+            key=exchange.key,
             session_start=exchange.session[:8] or "-",
             session=exchange.session,
             agent=exchange.agent,
