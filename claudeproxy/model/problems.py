@@ -76,6 +76,11 @@ def too_slow(part: str) -> Problem:
     return Problem(408, "timeout_error", f"The request's {part} came too slowly (request_timeout_ms)", "too_slow")
 
 
+def full(message: str, retry_after: int) -> Problem:
+    """The proxy itself has all that it can bear."""
+    return evolve(overloaded(message, retry_after), outcome="overloaded")
+
+
 def rate_limited(message: str, retry_after: int) -> Problem:
     """The caller has more than its share already."""
     return Problem(429, "rate_limit_error", message, "rate_limited", retry_after)

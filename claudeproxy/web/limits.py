@@ -6,7 +6,7 @@ from collections.abc import Hashable
 
 from attrs import define, field, frozen
 
-from claudeproxy.model.problems import Problem, overloaded, rate_limited
+from claudeproxy.model.problems import Problem, full, rate_limited
 
 #: Seconds after which one who was turned away may come again; clients take it for the least, and wait longer.
 COME_AGAIN = 2
@@ -25,7 +25,7 @@ class Crowd:
         """Lets it in, or tells why not; 0 is without a limit. ``whom`` it belongs to counts unless it is None."""
         if most and len(self._present) >= most:
             words = f"claudeproxy answers {most} requests already (max_requests); please try again."
-            return overloaded(words, COME_AGAIN)
+            return full(words, COME_AGAIN)
         if whom is not None:
             if most_of_each and self._of_each[whom] >= most_of_each:
                 words = f"{most_of_each} of your requests are being answered already (max_requests_per_key)"

@@ -11,7 +11,7 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
-from claudeproxy.model.problems import overloaded
+from claudeproxy.model.problems import full
 from claudeproxy.web.channel import TimedChannel
 from claudeproxy.web.limits import COME_AGAIN, Terms
 
@@ -127,7 +127,7 @@ class ProxySite(Site):
                 list(self._connections)[min(idle)[1]].loseConnection()
             else:
                 words = "claudeproxy has as many connections as it can have (max_connections); please try again."
-                connection.refuse(overloaded(words, COME_AGAIN), linger=0)
+                connection.refuse(full(words, COME_AGAIN), linger=0)
         self._connections.add(connection)
 
     def expects(self, request: BoundedRequest) -> bool:

@@ -151,9 +151,6 @@ class ReaderTests(SynchronousTestCase):
             self.config.write_text(config, "utf-8")
             self.opened(self.config)
             self.read(config)
-        self.assertEqual(
-            self.read(PROVIDER_API_KEY="k", PROVIDER="openai", PROVIDER_BASE_URL="http://h").host, "127.0.0.1"
-        )
 
     def test_keys_file(self) -> None:
         """The keys of the file come to the others; it is read anew each time, from beside the settings file."""
