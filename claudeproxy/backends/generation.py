@@ -19,6 +19,7 @@ from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
 from claudeproxy.backends.client import LONGEST_ERROR, describe, leave_unread, read_body
+from claudeproxy.backends.discretion import discreet
 from claudeproxy.backends.vigil import Check, Vigil
 from claudeproxy.model.events import Event
 from claudeproxy.model.problems import Problem, Refusal, bad_gateway, overloaded
@@ -288,7 +289,8 @@ class Generation(Protocol):
         self.fail(bad_gateway(words))
 
     def _blame_ourselves(self) -> None:
-        self._log.failure("translating the answer of {backend} failed", backend=self._backend)
+        fault = discreet(Failure())
+        self._log.failure("translating the answer of {backend} failed", failure=fault, backend=self._backend)
         self._over = True
         self._stop_watching()
         self._deliver(self._machine.fail(_OURS))

@@ -17,6 +17,7 @@ from twisted.web.resource import IResource, Resource
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from claudeproxy.backends.client import leave_unread
+from claudeproxy.backends.discretion import discreet
 from claudeproxy.backends.interfaces import Backend, Call, Forwarder, Letter
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.problems import Problem, Refusal, from_status, internal, not_found, stopping, wrong_method
@@ -28,6 +29,7 @@ from claudeproxy.web.answers import Answer, StreamAnswer, Times, WholeAnswer, an
 from claudeproxy.web.bodies import letter_of, plain_path
 from claudeproxy.web.exchange import Exchange, Exchanges, printable
 from claudeproxy.web.guard import check_host, check_key, check_origin, own_keys
+from claudeproxy.web.late import unless_gone
 from claudeproxy.web.live import Live
 from claudeproxy.web.models import catalogue, page
 from claudeproxy.web.relay import Relay
@@ -67,6 +69,7 @@ class MessagesAPI:
         return Gate(self.app.resource(), self._live, self._exchanges)
 
     @app.route("/v1/messages", methods=["POST"], strict_slashes=False)
+    @unless_gone
     async def messages(self, request: Request) -> bytes | None:
         live = self._live()
         exchange = self._exchanges.of(request)
@@ -98,6 +101,7 @@ class MessagesAPI:
         return await answer.carry(tape)
 
     @app.route("/v1/messages/count_tokens", methods=["POST"], strict_slashes=False)
+    @unless_gone
     async def count_tokens(self, request: Request) -> bytes | None:
         live = self._live()
         exchange = self._exchanges.of(request)
@@ -113,10 +117,12 @@ class MessagesAPI:
         return answer_json(request, {"input_tokens": ceil(count.tokens * live.scale(count.window))})
 
     @app.route("/v1/models", methods=["GET"], strict_slashes=False)
+    @unless_gone
     async def models(self, request: Request) -> bytes:
         return answer_json(request, page(await self._catalogue(), _query(request)))
 
     @app.route("/v1/models/<path:name>", methods=["GET"])
+    @unless_gone
     async def model(self, request: Request, name: str) -> bytes:
         entry = (await self._catalogue()).get(name)
         if entry is None:
@@ -124,6 +130,7 @@ class MessagesAPI:
         return answer_json(request, entry)
 
     @app.route("/v1/<path:rest>", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
+    @unless_gone
     async def elsewhere(self, request: Request, rest: str) -> None:
         """Files, batches and what is still to come (PROTOCOL 1.1): the affair of the default backend, if that is an
         Anthropic server. A route, because Klein cancels no error handler when its client leaves."""
@@ -169,15 +176,23 @@ class MessagesAPI:
 
     @app.handle_errors(Exception)
     def broken(self, request: Any, failure: Failure) -> bytes | None:
-        if not self._exchanges.has(request):
-            self._log.failure("a request failed after its client had gone", failure=failure)
+        if not self.serves(request):
+            self.tell_late(discreet(failure))
             return None
         exchange = self._exchanges.of(request)
-        self._log.failure("{request_id} failed", failure=failure, request_id=exchange.id)
+        self._log.failure("{request_id} failed", failure=discreet(failure), request_id=exchange.id)
         if request.startedWriting:
             request.loseConnection()  # a stream that is cut is an error to every client; a clean end would not be
             return None
         return self._problem(request, internal(exchange.id))
+
+    def serves(self, request: Request) -> bool:
+        """Whether its client is still there."""
+        return self._exchanges.has(request)
+
+    def tell_late(self, failure: Failure) -> None:
+        """To the log, as there is nobody else."""
+        self._log.failure("a request failed after its client had gone", failure=failure)
 
     def _problem(self, request: Request, problem: Problem) -> bytes:
         exchange = self._exchanges.of(request)

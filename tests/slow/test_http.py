@@ -77,33 +77,34 @@ HEADERS: tuple[tuple[bytes, bytes], ...] = (
 _LENGTHS = (b"content-length", b"transfer-encoding")
 
 
-def a_body(chance: Random) -> bytes:
-    """A good one, or nearly, or far from it."""
+def a_body(chance: Random) -> tuple[bytes, bool]:
+    """A good one, or nearly, or far from it; and whether the text in it is still a prompt."""
     asked: Any = body(
         stream=chance.random() < 0.5,
         messages=[{"role": "user", "content": "prompt-canary"}],
         max_tokens=chance.choice((1, 64, 0, "64", None)),
     )
+    data = json.dumps(asked).encode()
     match chance.randrange(12):
         case 0:
-            return chance.randbytes(chance.randrange(300))
+            return chance.randbytes(chance.randrange(300)), False
         case 1:
-            return bent_bytes(chance, json.dumps(asked).encode())
+            return bent_bytes(chance, data), False
         case 2:
             depth = chance.choice((10, 99, 200, 2000))
-            return json.dumps(asked).encode().replace(b'"prompt-canary"', b"[" * depth + b"]" * depth)
+            return data.replace(b'"prompt-canary"', b"[" * depth + b"]" * depth), True
         case 3:
-            return b" " * chance.choice((10, 70_000, 1_100_000)) + json.dumps(asked).encode()
+            return b" " * chance.choice((10, 70_000, 1_100_000)) + data, True
         case 4:
-            return json.dumps(any_value(chance)).encode()
+            return json.dumps(any_value(chance)).encode(), False
         case 5 | 6:
-            return json.dumps(bent_value(chance, asked, [asked])).encode()
-    return json.dumps(asked).encode()
+            return json.dumps(bent_value(chance, asked, [asked])).encode(), False
+    return data, True
 
 
 def a_request(chance: Random) -> tuple[bytes, bool]:
     """The bytes of one request, in most tries a legal one; and whether what stands where is still sure."""
-    data = a_body(chance)
+    data, plain = a_body(chance)
     headers = [(b"host", b"localhost")] if chance.random() < 0.95 else []
     if chance.random() < 0.9:
         headers.append(chance.choice(HEADERS[:2]))
@@ -130,7 +131,7 @@ def a_request(chance: Random) -> tuple[bytes, bool]:
             return whole[: chance.randrange(len(whole) + 1)], False
         case 2 if chance.random() < 0.3:
             return chance.randbytes(chance.choice((1, 50, 20_000))), False
-    return whole, len(ends) == 1 and sum(name in _LENGTHS for name, _ in headers) == 1
+    return whole, plain and len(ends) == 1 and sum(name in _LENGTHS for name, _ in headers) == 1
 
 
 def judge(caller: Caller) -> None:
