@@ -51,6 +51,11 @@ class Secret:
 NO_SECRET = Secret("")
 
 
+def as_secret(text: str | Secret) -> Secret:
+    """For attributes that hold one, so that nothing which takes objects apart finds it."""
+    return text if isinstance(text, Secret) else Secret(text)
+
+
 class Unfit(ValueError):
     """A value is not what was expected. It may be shown to the user, unless `hidden`."""
 

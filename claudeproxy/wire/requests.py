@@ -114,7 +114,7 @@ def read_object(body: bytes, deepest: int = DEEPEST) -> dict[str, Any]:
         raise Refusal(invalid_request(f"The request body is not valid JSON: {fault}")) from None
     if not isinstance(data, dict):
         raise Refusal(invalid_request("The request body should be a JSON object"))
-    if is_deeper(data, deepest):
+    if body.count(b"{") + body.count(b"[") > deepest and is_deeper(data, deepest):
         raise Refusal(_too_deep(body, deepest))
     return data
 

@@ -4,7 +4,9 @@ import json
 import os
 import re
 import resource
+import signal
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -360,3 +362,38 @@ def test_canaries(tmp_path: Path) -> None:
         assert len(re.findall("POST /v1/messages ", daemon.log)) == 20
         for canary in (*CANARIES.values(), "other-client-canary", key_of(CANARIES["client"]).digest.hex()):
             assert canary not in daemon.log, daemon.log
+
+
+def test_keys_that_change(tmp_path: Path) -> None:
+    """A file of keys and a backend's key are read again at a reload; one that others can read is refused, and the old
+    keys stay."""
+    keys = tmp_path / "keys"
+    tmp_path.chmod(0o755)
+
+    def write(text: str, mode: int) -> None:
+        keys.write_text(text)
+        keys.chmod(mode)
+
+    def status(key: str) -> int:
+        return daemon.asked("GET", "/v1/models", headers={"x-api-key": key}).status
+
+    write("alice=plain:first-key", 0o600)
+    with (
+        backend() as variables,
+        running(tmp_path, variables={**variables, "CLAUDEPROXY_KEYS_FILE": str(keys)}) as daemon,
+    ):
+        assert (status("first-key"), status("second-key")) == (200, 401)
+        write(key_of("second-key", "bob").setting, 0o600)
+        daemon.signal(signal.SIGHUP)
+        daemon.logged("settings reloaded; changed: keys")
+        assert (status("first-key"), status("second-key")) == (401, 200)
+        if is_open_to_others(tmp_path):
+            write("plain:third-key", 0o644)
+            daemon.signal(signal.SIGHUP)
+            daemon.logged(f"reload refused, the old settings stay: CLAUDEPROXY_KEYS_FILE: .*chmod 600 {keys}")
+            assert (status("second-key"), status("third-key")) == (200, 401)
+
+
+def is_open_to_others(folder: Path) -> bool:
+    """Whether other users get there at all."""
+    return all(each.stat().st_mode & stat.S_IXOTH for each in (folder, *folder.resolve().parents))

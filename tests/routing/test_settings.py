@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.backends.client import Target
 from claudeproxy.backends.interfaces import Letter
+from claudeproxy.backends.passing import Place
 from claudeproxy.routing.declarations import declarations
 from claudeproxy.routing.expectations import (
     Expectation,
@@ -50,6 +51,8 @@ class SecretTests(SynchronousTestCase):
             repr(attrs.astuple(settings)),
             json.dumps(attrs.asdict(settings), default=repr),
             repr(vars(Secret).keys()),
+            repr(attrs.asdict(Target("http://h", KEY))),
+            repr(attrs.asdict(Place("http://h", KEY))),
             f"{Secret(KEY)!s:>40}",
             f"{Secret(KEY)} {[Secret(KEY)]!r}",
             repr(copy.deepcopy(attrs.asdict(settings)["backends"])),
