@@ -118,6 +118,13 @@ class SettingsTests(SynchronousTestCase):
             route = table.route(name)
             self.assertEqual((route.backend, route.model), (backend, model), name)
 
+    def test_keys(self) -> None:
+        """The example of keys is a good one, and so is what is said beside it."""
+        (example,) = re.findall(r"^  ```toml\n(.*?)^  ```$", README, re.MULTILINE | re.DOTALL)
+        sources = Sources(config_text=example, read_secrets=lambda path: "the-key\nalice=plain:the-other-key  # old")
+        found = settle(sources).settings.keys
+        self.assertEqual([key.name for key in found], ["alice", "", "alice"])
+
     def test_refusal(self) -> None:
         """What a refusal looks like is what it looks like."""
         (session,) = blocks("console")

@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from claudeproxy.backends.journey import STALE, Journey
 from claudeproxy.model.problems import Problem, Refusal, overloaded
+from claudeproxy.routing.expectations import NO_SECRET, Secret, as_secret
 from claudeproxy.wire.json import NotJSON, decode
 
 Header = tuple[bytes, bytes]
@@ -81,7 +82,7 @@ class Target:
     """Where a backend listens. ``base`` ends without a slash; for OpenAI-compatible servers it ends in ``/v1``."""
 
     base: str
-    key: str = field(default="", repr=False)
+    key: Secret = field(default=NO_SECRET, converter=as_secret)
 
     @property
     def root(self) -> str:

@@ -20,6 +20,7 @@ from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
 from claudeproxy.backends.client import LONGEST_ERROR, describe, leave_unread, read_body
+from claudeproxy.backends.discretion import discreet
 from claudeproxy.backends.journey import Journey
 from claudeproxy.backends.vigil import Check, Vigil
 from claudeproxy.model.events import Event
@@ -302,7 +303,8 @@ class Generation(Protocol):
         self.fail(bad_gateway(words))
 
     def _blame_ourselves(self) -> None:
-        self._log.failure("translating the answer of {backend} failed", backend=self._backend, **self._told)
+        fault, told = discreet(Failure()), self._told
+        self._log.failure("translating the answer of {backend} failed", failure=fault, backend=self._backend, **told)
         self._conclude()
         self._deliver(self._machine.fail(_OURS))
         self._hang_up()

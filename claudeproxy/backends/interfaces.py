@@ -23,7 +23,7 @@ class Letter:
     method: bytes
     #: Path and query, below whatever prefix the client put in front.
     target: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
     #: Without its content encoding.
     body: bytes = field(default=b"", repr=False)
     #: What lines of the log say of the request that they belong to, as fields.

@@ -23,6 +23,7 @@ from claudeproxy.backends.recognition import Recognised
 from claudeproxy.backends.recovery import FRESH, FRESH_HOSTED, Acquaintance, in_words
 from claudeproxy.backends.tally import Tally
 from claudeproxy.model.problems import Refusal
+from claudeproxy.routing.expectations import NO_SECRET, Secret, as_secret
 from claudeproxy.translate.anthropic_stream import AnthropicStream
 from claudeproxy.translate.chat_request import to_chat
 from claudeproxy.translate.dialects import DIALECTS
@@ -47,7 +48,7 @@ class Place:
 
     #: The server's root, without ``/v1``.
     root: str
-    key: str = field(default="", repr=False)
+    key: Secret = field(default=NO_SECRET, converter=as_secret)
     #: Shows the server the key that came with a request, rather than ``key``.
     clients_key: bool = False
 
@@ -183,7 +184,7 @@ class PassThrough:
 
     def _headers(self, letter: Letter) -> list[Header]:
         if not self._place.clients_key:
-            return headers_on(letter.headers, self._place.key)
+            return headers_on(letter.headers, self._place.key.reveal())
         own = [pair for pair in letter.headers if pair[0].lower() in (b"x-api-key", b"authorization")]
         return headers_on(letter.headers, "") + own
 
@@ -205,7 +206,7 @@ class PassThrough:
         return self._window or (await self._acquaintance.facts(model)).window
 
     async def _recognise(self) -> Recognised:
-        found = await ask_kindred(self._client, self._place.root, self._place.key)
+        found = await ask_kindred(self._client, self._place.root, self._place.key.reveal())
         self._entries = found.entries
         return found.recognised
 

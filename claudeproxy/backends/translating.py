@@ -327,7 +327,7 @@ class TranslatingBackend:
     @staticmethod
     def _headers(target: Target) -> dict[str, str]:
         headers = {"content-type": "application/json", "accept": "text/event-stream, application/json"}
-        return headers | {"authorization": f"Bearer {target.key}"} if target.key else headers
+        return headers | {"authorization": f"Bearer {target.key.reveal()}"} if target.key else headers
 
 
 def _counted(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -65,6 +65,27 @@ def too_large(message: str) -> Problem:
     return Problem(413, "request_too_large", message, "too_large", should_retry=False)
 
 
+def head_too_large(longest: int) -> Problem:
+    """Request line and headers are above the limit, in bytes."""
+    words = f"The request line and headers are larger than {longest // 1024} KB (header_limit_kb), or too many"
+    return Problem(431, "invalid_request_error", words, "head_too_large", should_retry=False)
+
+
+def too_slow(part: str) -> Problem:
+    """The client takes too long to send ``part`` of its request."""
+    return Problem(408, "timeout_error", f"The request's {part} came too slowly (request_timeout_ms)", "too_slow")
+
+
+def full(message: str, retry_after: int) -> Problem:
+    """The proxy itself has all that it can bear."""
+    return evolve(overloaded(message, retry_after), outcome="overloaded")
+
+
+def rate_limited(message: str, retry_after: int) -> Problem:
+    """The caller has more than its share already."""
+    return Problem(429, "rate_limit_error", message, "rate_limited", retry_after)
+
+
 def internal(incident: str) -> Problem:
     """A fault of ours. The log holds the traceback under the same incident (the request id)."""
     return Problem(500, "api_error", f"Internal error in claudeproxy; the log tells more under {incident}.", "internal")

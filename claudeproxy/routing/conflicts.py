@@ -34,6 +34,8 @@ def conflicts(settings: Settings, found_open: Collection[str] = ()) -> Iterator[
     yield from _reachable(settings, found_open)
     if settings.metrics == "admin" and not settings.admin_listen:
         yield (("metrics", "admin_listen"), "'admin' needs an admin listener: set ADMIN_LISTEN, or METRICS=public")
+    if settings.keys_file:
+        yield (("keys_file",), "is read by the daemon alone; a program gives the keys themselves")
     seen: set[str] = set()
     for backend in settings.backends:
         if backend.name.casefold() in seen:
@@ -73,6 +75,8 @@ def _reachable(settings: Settings, found_open: Collection[str]) -> Iterator[Conf
 
 def _conflicts_of(backend: BackendSettings) -> Iterator[Conflict]:
     provider = f"backends.{backend.name}.provider"
+    if backend.api_key_file:
+        yield ((f"backends.{backend.name}.api_key_file",), "is read by the daemon alone; a program gives api_key")
     for declared in declarations(BackendSettings):
         name = f"backends.{backend.name}.{declared.name}"
         if backend.provider not in declared.only_for and getattr(backend, declared.name) != declared.default:

@@ -7,30 +7,53 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import msgspec
 from attrs import frozen
 
 
-@frozen(repr=False)
 class Secret:
-    """A text that no log and no error message shows: only `reveal` gives it away. Equal by value, false if empty."""
+    """A text that no log, no error message and no serializer shows: only `reveal` gives it away. Equal by value, false
+    if empty. No attrs class, because whatever takes those apart would find the text."""
 
-    _text: str
+    __slots__ = ("_reveal",)
+
+    def __init__(self, text: str) -> None:
+        self._reveal = lambda: text
 
     def reveal(self) -> str:
-        return self._text
+        return self._reveal()
 
     def __bool__(self) -> bool:
-        return bool(self._text)
+        return bool(self._reveal())
+
+    def __eq__(self, other: object) -> bool:
+        return self._reveal() == other._reveal() if isinstance(other, Secret) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._reveal()))
 
     def __repr__(self) -> str:
         return "<secret>"
 
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a secret is not written down")
+
 
 NO_SECRET = Secret("")
+
+
+def as_secret(text: str | Secret) -> Secret:
+    """For attributes that hold one, so that nothing which takes objects apart finds it."""
+    return text if isinstance(text, Secret) else Secret(text)
 
 
 class Unfit(ValueError):
@@ -90,6 +113,11 @@ def text(words: str, pattern: str) -> Expectation:
         raise Unfit(words)
 
     return Expectation(words, read)
+
+
+def file_path() -> Expectation:
+    """The path of a file, or nothing."""
+    return text("the path of a file", r"[^\x00-\x1f]*")
 
 
 def one_of(*choices: str) -> Expectation:

@@ -6,13 +6,18 @@ No text made here holds a secret: such a value is never repeated, and what TOML 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 from attrs import define, field, frozen
 
 from claudeproxy.routing.declarations import Declaration
+from claudeproxy.routing.expectations import Unfit
+
+
+def _nothing_there(path: str) -> str:
+    raise Unfit(f"a file that can be read, found {path!r}")
 
 
 @frozen
@@ -29,6 +34,10 @@ class Sources:
     """Those given on the command line, by the names of `options`."""
     model_map_text: str | None = field(default=None, repr=False)
     """What is in the file that `model_map_path` names; None if it cannot be read."""
+    read_secrets: Callable[[str], str] = field(default=_nothing_there, repr=False)
+    """Gives what is in a file of secrets that the settings name, or raises `Unfit`."""
+    config_is_open: bool = False
+    """Other users of the machine can read the settings file."""
 
 
 @frozen

@@ -16,8 +16,9 @@ from attrs import NOTHING, AttrsInstance, define, frozen
 from claudeproxy.routing.conflicts import conflicts
 from claudeproxy.routing.declarations import PROVIDERS, Declaration, declarations
 from claudeproxy.routing.expectations import Unfit
-from claudeproxy.routing.findings import Fault, Findings, SettingsError, Sources, given, plainly
+from claudeproxy.routing.findings import Fault, SettingsError, Sources, given, plainly
 from claudeproxy.routing.model_maps import MODEL_MAP_FILE, MODEL_MAP_JSON, model_map, model_map_path
+from claudeproxy.routing.secret_files import SecretFindings
 from claudeproxy.routing.settings import BACKEND_NAME, BackendSettings, Settings
 
 __all__ = [
@@ -114,7 +115,7 @@ def _flat(settings: Settings) -> dict[str, object]:
 
 
 @define
-class _Reading(Findings):
+class _Reading(SecretFindings):
     """The reading of all but the model maps."""
 
     def values(
@@ -126,6 +127,7 @@ class _Reading(Findings):
         for key, value in table.items():
             if key in known:
                 self.where[prefix + key] = self.in_file(prefix + key)
+                self.watch_over(known[key], prefix + key, value)
                 self._read(known[key], prefix + key, value, _in_toml(known[key], value), written)
             elif prefix or key not in ("models", "backends"):
                 self.refuse(prefix + key, self.in_file(prefix + key), _unknown(key, in_backend=bool(prefix)))
@@ -139,6 +141,7 @@ class _Reading(Findings):
                 self.overruled[name] = self.pinned[name]
             if each.default is NOTHING and name not in self.where:
                 self.refuse(name, self.in_file(name), f"expected {each.expects.words}, found nothing")
+        self.fill_in(holder, values, prefix)
         return values
 
     def _read(self, declared: Declaration, name: str, value: object, shown: str, values: dict[str, Any]) -> None:

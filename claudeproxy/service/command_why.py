@@ -48,9 +48,7 @@ class Command(NetworkCommand):
             key = self["key"] or environ.get(KEY_VARIABLE, "")
             url = self["url"]
             if url is None:
-                settings = self.read(environ, folder).settings
-                url = address_of(settings)
-                key = key or next((each.reveal() for each in settings.admin_keys), "")
+                url = address_of(self.read(environ, folder).settings)
             daemon = Daemon.at(url, key, reactor)
             try:
                 found = await daemon.get(self._path)

@@ -33,6 +33,8 @@ from claudeproxy.web.admin import AdminAPI
 from claudeproxy.web.app import MessagesAPI
 from claudeproxy.web.exchange import Exchanges, Witness
 from claudeproxy.web.exposition import Exposition, MetricsPage, Sources
+from claudeproxy.web.gate import Gate
+from claudeproxy.web.limits import Terms, affordable_connections
 from claudeproxy.web.live import Live
 from claudeproxy.web.metrics import Metrics
 from claudeproxy.web.recorder import Recorder
@@ -133,7 +135,7 @@ class Proxy(Service):
         self._admin = AdminAPI(lambda: self._live, self._exchanges, exposition)
         self.setName("claudeproxy")
 
-    def resource(self) -> IResource:
+    def resource(self) -> Gate:
         """The API, to be put anywhere into a tree of resources. It serves while this service runs. What operators look
         at is below ``/admin``, unless there is a listener for them."""
         return self._api.resource(None if self._settings.admin_listen else self.records())
@@ -261,11 +263,11 @@ class Proxy(Service):
         return self._doors.found_open | self._admin_doors.found_open
 
     def _listen(self) -> None:
-        for doors, resource, remedy in (
+        for doors, gate, remedy in (
             (self._doors, self.resource(), "LISTEN" if self._settings.listen else "PORT or HOST"),
             (self._admin_doors, self._admin.resource(self.records()), "ADMIN_LISTEN"),
         ):
-            site = ProxySite(resource, self._longest_body, self._new_id, self._reactor)
+            site = ProxySite(gate, self._longest_body, self._new_id, self._reactor, self._terms, gate.welcomes)
             try:
                 doors.listen(site, remedy)
             except CannotListen:
@@ -276,6 +278,15 @@ class Proxy(Service):
 
     def _longest_body(self) -> int:
         return self._settings.body_limit_mb * 1024 * 1024
+
+    def _terms(self) -> Terms:
+        settings = self._settings
+        return Terms(
+            settings.header_limit_kb * 1024,
+            settings.request_timeout_ms / 1000,
+            settings.idle_ms / 1000,
+            settings.max_connections or affordable_connections(),
+        )
 
     def _introduce(self) -> None:
         settings = self._settings

@@ -1,11 +1,14 @@
 """Where settings come from: the file on disk, this process's environment, the command line."""
 
+import os
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from attrs import evolve, frozen
 
 from claudeproxy.routing.addresses import Address
+from claudeproxy.routing.expectations import Unfit
 from claudeproxy.routing.settings import Settings
 from claudeproxy.routing.sources import SettingsError, Settled, Sources, model_map_path, settle
 
@@ -35,16 +38,31 @@ class Reader:
                 environ=self.environ,
                 options=self.options,
                 model_map_text=None if model_map is None else _text(self.folder / model_map, "MODEL_MAP_FILE"),
+                read_secrets=self._secrets,
+                config_is_open=self.config is not None and is_open(self.config),
             )
         )
         return evolve(settled, settings=self._with_absolute_paths(settled.settings))
 
-    def _with_absolute_paths(self, settings: Settings) -> Settings:
+    def _absolute(self, path: str) -> str:
         folder = self.folder if self.config is None else self.config.parent
+        return str(folder / Path(path).expanduser()) if path else ""
 
-        def absolute(path: str) -> str:
-            return str(folder / Path(path).expanduser()) if path else ""
+    def _secrets(self, named: str) -> str:
+        path = Path(self._absolute(named))
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+            open_to_others = is_open(path)
+        except OSError as fault:
+            raise Unfit(f"a file that can be read; {path} cannot: {fault.strerror}") from None
+        except UnicodeDecodeError:
+            raise Unfit(f"UTF-8 text in {path}") from None
+        if open_to_others:
+            raise Unfit(f"a file that other users of this machine cannot read: chmod 600 {path}")
+        return text
 
+    def _with_absolute_paths(self, settings: Settings) -> Settings:
+        absolute = self._absolute
         backends = [
             evolve(
                 each,
@@ -74,6 +92,16 @@ def _moved(written: str, absolute: Callable[[str], str]) -> str:
     address = Address.read(written)
     moved = address.with_paths(absolute)
     return written if moved == address else str(moved)
+
+
+def is_open(path: Path) -> bool:
+    """Whether users other than the file's owner and group can read or change it. What nobody can mend is not asked
+    for: a file system that cannot be written to, as containers' secrets are, is as it was made."""
+    if not stat.S_IMODE(path.stat().st_mode) & 0o006:
+        return False
+    if any(not folder.stat().st_mode & stat.S_IXOTH for folder in path.resolve().parents):
+        return False  # they do not get there
+    return not os.statvfs(path).f_flag & os.ST_RDONLY
 
 
 def _text(path: Path, named_by: str) -> str:

@@ -105,7 +105,7 @@ class Workshop:
         return self._made[settings]
 
     def _chat(self, settings: BackendSettings) -> Backend:
-        target = Target(settings.base_url, settings.api_key.reveal())
+        target = Target(settings.base_url, settings.api_key)
 
         async def locate() -> Target:
             return target
@@ -121,7 +121,7 @@ class Workshop:
 
     def _passing(self, settings: BackendSettings) -> Backend:
         root = settings.base_url.removesuffix("/v1")
-        place = Place(root, settings.api_key.reveal(), settings.credentials == "client")
+        place = Place(root, settings.api_key, settings.credentials == "client")
         return PassThrough(
             settings.name,
             place,

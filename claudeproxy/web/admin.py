@@ -11,9 +11,9 @@ from werkzeug.exceptions import HTTPException, NotFound
 
 from claudeproxy.model.problems import not_found
 from claudeproxy.web.answers import answer_problem
-from claudeproxy.web.app import Gate
 from claudeproxy.web.exchange import Exchanges
 from claudeproxy.web.exposition import Exposition
+from claudeproxy.web.gate import Gate
 from claudeproxy.web.health import Health
 from claudeproxy.web.live import Live
 
@@ -32,7 +32,7 @@ class AdminAPI:
     def __attrs_post_init__(self) -> None:
         self._health = Health(self._live, self._exchanges)
 
-    def resource(self, records: IResource) -> IResource:
+    def resource(self, records: IResource) -> Gate:
         """The routes behind a gate that asks for no key, but knows web pages and turns them away; ``records`` are below
         ``/admin``."""
         return Gate(self.app, self._live, self._exchanges, records, needs_key=False)

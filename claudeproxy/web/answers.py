@@ -25,7 +25,7 @@ def answer_json(request: Request, value: Any, status: int = 200) -> bytes:
     request.setResponseCode(status)
     request.setHeader(b"content-type", b"application/json")
     request.setHeader(b"content-length", b"%d" % len(body))
-    return body
+    return b"" if request.method == b"HEAD" else body
 
 
 def answer_problem(request: Request, problem: Problem, request_id: str) -> bytes:

@@ -8,33 +8,34 @@ from typing import Any, ClassVar
 
 from attrs import define, field
 from klein import Klein
-from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.web.http import Request
-from twisted.web.resource import IResource, Resource
+from twisted.web.resource import IResource
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from claudeproxy.backends.client import leave_unread
+from claudeproxy.backends.discretion import discreet
 from claudeproxy.backends.interfaces import Backend, Call, Forwarder, Letter
 from claudeproxy.backends.tally import EXACT
 from claudeproxy.model.anthropic import MessagesRequest
-from claudeproxy.model.problems import Problem, Refusal, from_status, internal, not_found, stopping, wrong_method
+from claudeproxy.model.problems import Problem, Refusal, from_status, internal, not_found, wrong_method
 from claudeproxy.routing.sessions import kin_of
 from claudeproxy.routing.table import Route
 from claudeproxy.translate.window import Fit
 from claudeproxy.web.answers import Answer, StreamAnswer, Times, WholeAnswer, answer_json, answer_problem
-from claudeproxy.web.bodies import letter_of, plain_path
+from claudeproxy.web.bodies import letter_of
 from claudeproxy.web.exchange import Exchange, Exchanges, printable
 from claudeproxy.web.exposition import Exposition
-from claudeproxy.web.guard import check_host, check_key, check_origin
+from claudeproxy.web.gate import Gate, credentials, header, text
+from claudeproxy.web.guard import own_keys
 from claudeproxy.web.health import Health
+from claudeproxy.web.late import unless_gone
 from claudeproxy.web.live import Live
 from claudeproxy.web.models import catalogue, page
 from claudeproxy.web.relay import Relay
-from claudeproxy.web.rules import Rules
 from claudeproxy.web.tape import Orphanage, Tape, Terms
 from claudeproxy.wire.json import encode
 from claudeproxy.wire.requests import model_of, read_count, read_messages, read_object
@@ -68,16 +69,17 @@ class MessagesAPI:
         self.orphanage = Orphanage(self._clock)
         self._health = Health(self._live, self._exchanges)
 
-    def resource(self, admin: IResource | None = None) -> IResource:
+    def resource(self, admin: IResource | None = None) -> Gate:
         """The API behind its gate, to be put into any Site; with what ``admin`` has below ``/admin``."""
         return Gate(self.app, self._live, self._exchanges, admin)
 
     @app.route("/v1/messages", methods=["POST"], strict_slashes=False)
+    @unless_gone
     async def messages(self, request: Request) -> bytes | None:
         live = self._live()
         exchange = self._exchanges.of(request)
         letter = _letter(request, exchange, live)
-        data = read_object(letter.body)
+        data = read_object(letter.body, live.settings.nesting_limit)
         exchange.journey.begins(letter.body, data)
         route, backend = _routed(live, exchange, model_of(data))
         if backend.forwarder is not None:
@@ -105,11 +107,12 @@ class MessagesAPI:
         return await answer.carry(tape)
 
     @app.route("/v1/messages/count_tokens", methods=["POST"], strict_slashes=False)
+    @unless_gone
     async def count_tokens(self, request: Request) -> bytes | None:
         live = self._live()
         exchange = self._exchanges.of(request)
         letter = _letter(request, exchange, live)
-        data = read_object(letter.body)
+        data = read_object(letter.body, live.settings.nesting_limit)
         exchange.journey.begins(letter.body, data)
         route, backend = _routed(live, exchange, model_of(data))
         if backend.forwarder is not None and await self._forward_count(request, exchange, backend, letter, route.model):
@@ -123,10 +126,12 @@ class MessagesAPI:
         return answer_json(request, {"input_tokens": ceil(count.tokens * live.scale(count.window))})
 
     @app.route("/v1/models", methods=["GET"], strict_slashes=False)
+    @unless_gone
     async def models(self, request: Request) -> bytes:
         return answer_json(request, page(await self._catalogue(), _query(request)))
 
     @app.route("/v1/models/<path:name>", methods=["GET"])
+    @unless_gone
     async def model(self, request: Request, name: str) -> bytes:
         entry = (await self._catalogue()).get(name)
         if entry is None:
@@ -134,6 +139,7 @@ class MessagesAPI:
         return answer_json(request, entry)
 
     @app.route("/v1/<path:rest>", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
+    @unless_gone
     async def elsewhere(self, request: Request, rest: str) -> None:
         """Files, batches and what is still to come (PROTOCOL 1.1): the affair of the default backend, if that is an
         Anthropic server. A route, because Klein cancels no error handler when its client leaves."""
@@ -190,14 +196,23 @@ class MessagesAPI:
     @app.handle_errors(Exception)
     def broken(self, request: Any, failure: Failure) -> bytes | None:
         exchange = self._exchanges.of(request)
-        if not self._exchanges.has(request):
-            self._log.failure("{request_id} failed after its client had gone", failure=failure, **exchange.told)
+        if not self.serves(request):
+            self.tell_late(request, discreet(failure))
             return None
-        self._log.failure("{request_id} failed", failure=failure, **exchange.told)
+        self._log.failure("{request_id} failed", failure=discreet(failure), **exchange.told)
         if request.startedWriting:
             request.loseConnection()  # a stream that is cut is an error to every client; a clean end would not be
             return None
         return self._problem(request, internal(exchange.id))
+
+    def serves(self, request: Request) -> bool:
+        """Whether its client is still there."""
+        return self._exchanges.has(request)
+
+    def tell_late(self, request: Request, failure: Failure) -> None:
+        """To the log, as there is nobody else."""
+        told = self._exchanges.of(request).told
+        self._log.failure("{request_id} failed after its client had gone", failure=failure, **told)
 
     def _problem(self, request: Request, problem: Problem) -> bytes:
         exchange = self._exchanges.of(request)
@@ -229,12 +244,12 @@ class MessagesAPI:
     ) -> None:
         """Nothing is lost silently: the headers tell the caller, the log the operator."""
         exchange.dropped, exchange.emulated = tuple(_names(dropped)), tuple(_names(emulated))
-        for header, level, words, found in (
+        for name, level, words, found in (
             ("x-claudeproxy-dropped", LogLevel.warn, "not sent to", exchange.dropped),
             ("x-claudeproxy-emulated", LogLevel.info, "done in the stead of", exchange.emulated),
         ):
             if names := ", ".join(found):
-                request.setHeader(header, names.encode("ascii", "replace").decode()[:1000])
+                request.setHeader(name, names.encode("ascii", "replace").decode()[:1000])
                 self._say_once(level, exchange, words, names)
 
     def _say_once(self, level: Any, exchange: Exchange, words: str, names: str) -> None:
@@ -288,64 +303,6 @@ class MessagesAPI:
         return Relay(request, exchange, self._clock, self._live().settings.ping_ms / 1000, forwarder.limits)
 
 
-class Gate(Resource):
-    """Stands before every route: numbers the request, and turns away who may not ask (issue 2, item 8)."""
-
-    isLeaf = True
-    #: Asked for by monitors and warm-ups that have no key.
-    _open: ClassVar[frozenset[bytes]] = frozenset({b"/health", b"/health/ready", b"/", b"/api/hello"})
-
-    def __init__(
-        self,
-        app: Klein,
-        live: Callable[[], Live],
-        exchanges: Exchanges,
-        admin: IResource | None = None,
-        needs_key: bool = True,
-    ) -> None:
-        super().__init__()
-        self._admin = admin
-        self._needs_key = needs_key
-        self._inner = app.resource()
-        self._live = live
-        self._exchanges = exchanges
-        self._rules = Rules.of(app)
-
-    def render(self, request: Any) -> Any:
-        exchange = self._exchanges.enter(request)
-        request.setHeader("request-id", exchange.id)
-        request.postpath = plain_path(request.postpath)
-        exchange.route = self._rules.rule(_text(b"/" + b"/".join(request.postpath)))
-        if self._admin is not None and request.postpath[:1] == [b"admin"]:
-            return self._admin.render(request)  # it has a gate of its own
-        problem = self._check(request)
-        if problem is None:
-            return self._inner.render(request)
-        exchange.fails(problem)
-        return answer_problem(request, problem, exchange.id)
-
-    def _check(self, request: Any) -> Problem | None:
-        if self._exchanges.draining:
-            request.setHeader("connection", "close")  # also where it is not our own site that serves
-        if self._exchanges.closed:
-            return stopping()
-        live = self._live()
-        settings = live.settings
-        path = b"/" + b"/".join(request.postpath)
-        problem = None
-        if not isinstance(request.getHost(), UNIXAddress):  # no web page can be made to ask there
-            problem = check_host(_header(request, b"host") or "", live.interfaces, settings.allowed_hosts)
-        problem = problem or check_origin(
-            _header(request, b"origin"), _header(request, b"sec-fetch-site"), settings.allowed_origins
-        )
-        if problem is None and self._needs_key and path not in self._open:
-            keys = [key.reveal() for key in settings.keys]
-            problem = check_key(keys, _header(request, b"x-api-key"), _header(request, b"authorization"))
-        if problem is None and "\ufffd" in _text(path):  # Klein would answer in plain text
-            problem = not_found(f"There is nothing at {printable(path)}")
-        return problem
-
-
 def _names(found: Iterable[str]) -> Iterable[str]:
     """For a header and a line of the log: each name once."""
     return dict.fromkeys(printable(name, spaces=True) for name in found)
@@ -369,26 +326,16 @@ def _identity(request: Request, session: str, data: Mapping[str, Any]) -> Hashab
 def _kin(request: Request) -> str:
     """Which of a session's agents asks, in Claude Code's own headers (PROTOCOL 7.1)."""
     return kin_of(
-        *(_header(request, name) or "" for name in (b"x-claude-code-agent-id", b"x-claude-code-request-class"))
+        *(header(request, name) or "" for name in (b"x-claude-code-agent-id", b"x-claude-code-request-class"))
     )
 
 
 def _letter(request: Request, exchange: Exchange, live: Live) -> Letter:
     settings = live.settings
-    keys = [key.reveal().encode() for key in settings.keys]
+    keys = own_keys((*settings.keys, *settings.admin_keys), *credentials(request))
     return letter_of(request, settings.body_limit_mb * 1024 * 1024, keys, exchange.told)
 
 
 def _query(request: Request) -> Mapping[str, str]:
     arguments: dict[bytes, list[bytes]] = request.args or {}
-    return {_text(name): _text(values[-1]) for name, values in arguments.items()}
-
-
-def _header(request: Any, name: bytes) -> str | None:
-    """A header as text, whatever its bytes are: Twisted's own decoding raises for what is no UTF-8."""
-    value = request.getHeader(name)
-    return None if value is None else _text(value)
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "replace")
+    return {text(name): text(values[-1]) for name, values in arguments.items()}

@@ -13,6 +13,7 @@ from claudeproxy.backends.journey import Journey
 from claudeproxy.model.events import Usage
 from claudeproxy.model.problems import Problem
 from claudeproxy.routing.sessions import Turn
+from claudeproxy.web.limits import Crowd
 
 
 @define(eq=False)
@@ -34,7 +35,7 @@ class Exchange:
     status: int = 0
     #: The rule that its path fits, as `web.rules` tells it; never the path itself.
     route: str = "unmatched"
-    #: The name of the key that was shown; "" for none, and for one without a name.
+    #: The name of the key that it showed, never the key; "" where none is asked for.
     key: str = ""
     #: How often the client says that it has sent the request before.
     repetition: int = 0
@@ -122,6 +123,8 @@ class Exchanges:
     #: Those that have left too, for as long as anybody holds their requests.
     _known: WeakKeyDictionary[Request, Exchange] = field(factory=WeakKeyDictionary, init=False)
     _waiting: list[tuple[set[Request], Deferred[None]]] = field(factory=list, init=False)
+    #: Those of them that count towards the limits.
+    crowd: Crowd = field(factory=Crowd, init=False)
     #: Set once the daemon stops: who comes on a connection that is still open is served, as the last on it.
     draining: bool = False
     #: Set once its time for that is over: new requests are turned away.
@@ -177,6 +180,7 @@ class Exchanges:
 
     def _leave(self, how: object, request: Request) -> None:
         exchange = self._running.pop(request)
+        self.crowd.leave(exchange)
         if how is not None and not exchange.outcome:
             exchange.outcome = "client_gone"
         exchange.ended = self._clock.seconds()

@@ -1,11 +1,11 @@
 """Who may ask at all: pure decisions about a request's Host, Origin and key."""
 
-from collections.abc import Iterable
-from hmac import compare_digest
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from claudeproxy.model.problems import Problem, forbidden, unauthenticated
+from claudeproxy.routing.keys import Key, digest_of, recognised
 
 
 def check_host(host: str, listening_on: Iterable[str], allowed: Iterable[str]) -> Problem | None:
@@ -35,19 +35,25 @@ def check_origin(origin: str | None, fetch_site: str | None, allowed: Iterable[s
     return forbidden("Requests from web pages are not served; the setting allowed_origins makes exceptions.")
 
 
-def check_key(keys: Iterable[str], api_key: str | None, authorization: str | None) -> Problem | None:
-    """Whether one of the two headers carries one of ``keys``; with no keys set, anybody may ask.
-
-    Every key is compared, and each comparison takes as long as any other, so that time tells nothing.
-    """
-    known = [key.encode() for key in keys]
-    if not known:
+def check_key(keys: Sequence[Key], api_key: str | None, authorization: str | None) -> Key | Problem | None:
+    """Which of ``keys`` one of the two headers carries; with no keys set, anybody may ask, and it is None."""
+    if not keys:
         return None
-    given = [header.encode() for header in (api_key, _bearer(authorization)) if header]
+    given = _given(api_key, authorization)
     if not given:
         return unauthenticated("A key is needed: send it as x-api-key or as Authorization: Bearer.")
-    matches = [compare_digest(one, other) for one in known for other in given]
-    return None if any(matches) else unauthenticated("This key is not known here.")
+    found = [recognised(keys, digest_of(each)) for each in given]
+    return next(filter(None, found), None) or unauthenticated("This key is not known here.")
+
+
+def own_keys(keys: Sequence[Key], api_key: str | None, authorization: str | None) -> list[bytes]:
+    """What of the two headers is a key to this house, and nobody else's business."""
+    given = _given(api_key, authorization) if keys else []
+    return [each for each in given if recognised(keys, digest_of(each))]
+
+
+def _given(api_key: str | None, authorization: str | None) -> list[bytes]:
+    return [header.encode() for header in (api_key, _bearer(authorization)) if header]
 
 
 def _name_of(host: str) -> str:

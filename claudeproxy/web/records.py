@@ -15,11 +15,13 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from claudeproxy.model.problems import Problem, Refusal, forbidden, invalid_request, not_found, wrong_method
 from claudeproxy.routing.addresses import is_loopback
+from claudeproxy.routing.keys import Key
 from claudeproxy.routing.settings import Settings
 from claudeproxy.web.answers import answer_json, answer_problem
 from claudeproxy.web.bodies import plain_path
 from claudeproxy.web.exchange import printable
-from claudeproxy.web.guard import check_host, check_key, check_origin
+from claudeproxy.web.gate import check_page, credentials
+from claudeproxy.web.guard import check_key
 from claudeproxy.web.live import Live
 from claudeproxy.web.recorder import Recorder
 
@@ -103,17 +105,13 @@ class RecordsGate(Resource):
 
 def check_admin(request: Request, live: Live) -> Problem | None:
     """Why this request may not look behind the scenes; None if it may."""
-    settings = live.settings
-    host, origin, site = (_header(request, name) for name in (b"host", b"origin", b"sec-fetch-site"))
-    problem = None
-    if not isinstance(request.getHost(), UNIXAddress):  # no web page can be made to ask there
-        problem = check_host(host or "", live.interfaces, settings.allowed_hosts)
-    problem = problem or check_origin(origin, site, settings.allowed_origins)
-    if problem is not None or is_local(request) or shows_admin_key(request, settings):
+    problem = check_page(request, live)
+    if problem is not None or is_local(request):
         return problem
-    if settings.admin_keys:
-        return _check_admin_key(request, settings)
-    return forbidden("This is for this machine alone; others need one of the admin_keys, and none is set.")
+    if not live.settings.admin_keys:
+        return forbidden("This is for this machine alone; others need one of the admin_keys, and none is set.")
+    found = check_key(live.settings.admin_keys, *credentials(request))
+    return found if isinstance(found, Problem) else None
 
 
 def is_local(request: Request) -> bool:
@@ -129,12 +127,7 @@ def is_local(request: Request) -> bool:
 
 def shows_admin_key(request: Request, settings: Settings) -> bool:
     """Whether one of the admin keys came along."""
-    return bool(settings.admin_keys) and _check_admin_key(request, settings) is None
-
-
-def _check_admin_key(request: Request, settings: Settings) -> Problem | None:
-    keys = [key.reveal() for key in settings.admin_keys]
-    return check_key(keys, _header(request, b"x-api-key"), _header(request, b"authorization"))
+    return isinstance(check_key(settings.admin_keys, *credentials(request)), Key)
 
 
 def _answer(request: Request, problem: Problem) -> bytes:
@@ -152,9 +145,3 @@ def _limit(request: Request) -> int:
 def _query(request: Request, name: str) -> str:
     arguments: dict[bytes, list[bytes]] = request.args or {}
     return arguments.get(name.encode(), [b""])[-1].decode("utf-8", "replace")
-
-
-def _header(request: Request, name: bytes) -> str | None:
-    """A header as text, whatever its bytes are."""
-    values = request.requestHeaders.getRawHeaders(name)
-    return None if not values else values[-1].decode("utf-8", "replace")

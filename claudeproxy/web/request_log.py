@@ -29,9 +29,10 @@ class RequestLog:
             self._log.warn(told, backend=exchange.backend, remark=remark, **exchange.told)
         first = None if exchange.first_token is None else exchange.first_token - exchange.began
         write(
-            "{client} {_session} {method} {path} {status} {outcome} {duration:.3f}s{_way}{_tokens}{_cache}{_joined} "
-            "{request_id}",
+            "{client} {_session} {method} {path} {status} {outcome} {duration:.3f}s{_way}{_tokens}{_cache}{_joined}"
+            "{_key} {request_id}",
             client=exchange.client,
+            _key=f" key={exchange.key}" if exchange.key else "",
             method=exchange.method,
             path=exchange.path,
             status=exchange.status,

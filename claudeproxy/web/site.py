@@ -13,12 +13,19 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
-from claudeproxy.model.problems import invalid_request
-from claudeproxy.wire.events import problem_json
-from claudeproxy.wire.json import encode
+from claudeproxy.model.problems import full
+from claudeproxy.web.channel import TimedChannel
+from claudeproxy.web.limits import COME_AGAIN, Terms
 
 #: RFC 9112 3.2.2: a request for a whole address, and its host, which counts for more than the header.
 _WHOLE_ADDRESS = re.compile(rb"https?://(?P<host>[^/?#]+)", re.IGNORECASE)
+#: As much of a body is kept before it is asked whether its client may come in at all.
+_BLIND_TRUST = 256 * 1024
+
+
+def _anybody(request: Request) -> bool:
+    return True
+
 
 #: A connection that has been quiet for so many seconds is closed when the daemon stops. One that was busy a moment ago
 #: may ask once more: its next request may be on its way already, and would be lost.
@@ -37,7 +44,8 @@ def is_readable(descriptor: Any) -> bool:
 
 
 class BoundedRequest(Request):
-    """Keeps its body in memory, never in a file, and none of a body above the limit (STYLE P21).
+    """Keeps its body in memory, never in a file, and none of a body above the limit (STYLE P21), nor a long one of a
+    client that will be turned away.
 
     The rest of such a body is read and forgotten, so that the client is there to hear the answer: 413.
     """
@@ -47,7 +55,10 @@ class BoundedRequest(Request):
     oversized = False
     #: In bytes. The site sets it for each connection.
     longest_body = 32 * 1024 * 1024
+    #: Whether its client may come in; the site sets it, too.
+    welcome: Callable[["BoundedRequest"], bool] = staticmethod(_anybody)
     _kept = 0
+    _trusted = False
     _content_types: Sequence[bytes] = ()
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
@@ -84,6 +95,10 @@ class BoundedRequest(Request):
 
     def handleContentChunk(self, data: bytes) -> None:
         self._kept += len(data)
+        if self._kept > _BLIND_TRUST and not self._trusted:
+            self._trusted = True
+            self.oversized = self.oversized or not self.welcome(self)
+            self.content = BytesIO() if self.oversized else self.content
         if self._kept > self.longest_body:
             self.oversized = True
             self.content = BytesIO()
@@ -92,7 +107,7 @@ class BoundedRequest(Request):
             self.content.write(data)
 
 
-class KnownChannel(HTTPChannel):
+class KnownChannel(TimedChannel):
     """A client's connection, which its site knows of for as long as it is open."""
 
     site: "ProxySite"
@@ -146,22 +161,6 @@ class KnownChannel(HTTPChannel):
         if beneath is not None:
             beneath.loseConnection()  # which still sends what is to be sent
 
-    def lineLengthExceeded(self, line: bytes) -> None:
-        self._respondToBadRequestAndDisconnect()
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        # What is no HTTP has no request either, and yet gets the envelope (issue 2, item 3).
-        problem = invalid_request("This is not a valid HTTP/1.1 request.")
-        request_id = f"req_{self.site.new_id()}"
-        body = encode(problem_json(problem, request_id))
-        head = (
-            b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
-            b"request-id: %b\r\nConnection: close\r\n\r\n"
-        )
-        assert self.transport is not None
-        self.transport.write(head % (len(body), request_id.encode()) + body)
-        self.loseConnection()
-
     def connectionMade(self) -> None:
         super().connectionMade()
         self._idle_since = self.site.reactor.seconds()
@@ -176,7 +175,8 @@ class KnownChannel(HTTPChannel):
 
 
 class ProxySite(Site):
-    """Serves ``resource`` to HTTP/1.1 clients; ``longest_body`` gives the limit in force, in bytes."""
+    """Serves ``resource`` to HTTP/1.1 clients; ``longest_body`` gives the limit in force, in bytes, and ``terms`` what
+    a new connection must keep to. A body is not worth its memory for a client who is not ``welcome``."""
 
     noisy = False
     protocol = KnownChannel  # type: ignore[assignment]  # without HTTP/2, which no client of ours speaks
@@ -184,10 +184,18 @@ class ProxySite(Site):
     is_draining = False
 
     def __init__(
-        self, resource: IResource, longest_body: Callable[[], int], new_id: Callable[[], str], reactor: Any
+        self,
+        resource: IResource,
+        longest_body: Callable[[], int],
+        new_id: Callable[[], str],
+        reactor: Any,
+        terms: Callable[[], Terms] = Terms,
+        welcome: Callable[[Request], bool] = _anybody,
     ) -> None:
-        super().__init__(resource, reactor=reactor)
+        super().__init__(resource, reactor=reactor, timeout=None)
         self.new_id = new_id
+        self.terms = terms
+        self._welcome = welcome
         self._longest_body = longest_body
         self._connections: set[KnownChannel] = set()
         self.reactor: Any = reactor
@@ -195,10 +203,22 @@ class ProxySite(Site):
         self.requestFactory = self._request  # type: ignore[assignment]  # anything that makes a request will do
 
     def opened(self, connection: KnownChannel) -> None:
-        """A client came."""
+        """A client came. If there are too many, the one that lay idle for longest has to go, else the new one."""
+        most = self.terms().most_connections
+        if most and len(self._connections) >= most:
+            idle = [(each.idle_since, at) for at, each in enumerate(self._connections) if each.idle_since is not None]
+            if idle:
+                list(self._connections)[min(idle)[1]].loseConnection()
+            else:
+                words = "claudeproxy has as many connections as it can have (max_connections); please try again."
+                connection.refuse(full(words, COME_AGAIN), linger=0)
         self._connections.add(connection)
         if self.is_draining:
             connection.retire()
+
+    def expects(self, request: BoundedRequest) -> bool:
+        """Whether a client that asks before it sends its body should send it."""
+        return not request.oversized and self._welcome(request)
 
     def closed(self, connection: KnownChannel) -> None:
         """A client left, or was left."""
@@ -241,5 +261,6 @@ class ProxySite(Site):
     def _request(self, channel: HTTPChannel, *args: Any, **kwargs: Any) -> BoundedRequest:
         request = BoundedRequest(channel, *args, **kwargs)
         request.longest_body = self._longest_body()
+        request.welcome = self._welcome
         request.site = self
         return request

@@ -22,6 +22,10 @@ class NotJSON(ValueError):
     """The bytes are no JSON text; the message says where."""
 
 
+class TooDeep(NotJSON):
+    """They are nested deeper than the interpreter bears."""
+
+
 def decode(data: bytes | Raw) -> Any:
     """Any JSON value. Raises `NotJSON`, also for nesting deeper than the interpreter bears.
 
@@ -60,11 +64,13 @@ def _decode(read: Any, data: bytes | Raw) -> Any:
         if healed == text:
             raise NotJSON(str(fault)) from None
     except RecursionError:
-        raise NotJSON("nested too deeply") from None
+        raise TooDeep("nested too deeply") from None
     try:
         return read(healed)
     except (msgspec.MsgspecError, UnicodeDecodeError) as fault:
         raise NotJSON(str(fault)) from None
+    except RecursionError:
+        raise TooDeep("nested too deeply") from None
 
 
 def _heal(escape: re.Match[bytes]) -> bytes:

@@ -40,8 +40,9 @@ from claudeproxy.model.anthropic import (
     ToolUseBlock,
     URLSource,
 )
-from claudeproxy.model.problems import Refusal, invalid_request
-from claudeproxy.wire.json import NotJSON, decode
+from claudeproxy.model.problems import Problem, Refusal, invalid_request
+from claudeproxy.wire.depth import DEEPEST, is_deeper, place_below
+from claudeproxy.wire.json import NotJSON, TooDeep, decode
 
 _BLOCKS: dict[str, type] = {
     "text": TextBlock,
@@ -102,15 +103,25 @@ def parse_count(body: bytes) -> Parsed:
     return read_count(read_object(body))
 
 
-def read_object(body: bytes) -> dict[str, Any]:
-    """Any request's body as what it is, its fields not looked at. Raises `Refusal` (400)."""
+def read_object(body: bytes, deepest: int = DEEPEST) -> dict[str, Any]:
+    """Any request's body as what it is, its fields not looked at. Raises `Refusal` (400), also if it is nested more
+    than ``deepest`` levels."""
     try:
         data = decode(body)
+    except TooDeep:
+        raise Refusal(_too_deep(body, deepest)) from None
     except NotJSON as fault:
         raise Refusal(invalid_request(f"The request body is not valid JSON: {fault}")) from None
     if not isinstance(data, dict):
         raise Refusal(invalid_request("The request body should be a JSON object"))
+    if body.count(b"{") + body.count(b"[") > deepest and is_deeper(data, deepest):
+        raise Refusal(_too_deep(body, deepest))
     return data
+
+
+def _too_deep(body: bytes, deepest: int) -> Problem:
+    where = place_below(body, deepest) or "The request body"
+    return invalid_request(f"{where}: nested more than {deepest} levels deep (nesting_limit)")
 
 
 def model_of(data: Mapping[str, Any]) -> str:

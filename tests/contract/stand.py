@@ -134,4 +134,4 @@ def _housekeeping(call: Any) -> bool:
     """Limits of connections that lie idle, and the clock by which every site writes its dates."""
     owner = getattr(call, "__self__", None)
     module: str = call.__module__ if owner is None else type(owner).__module__
-    return module.startswith("twisted.web.") or "TimeoutMixin" in repr(call)
+    return module.startswith("twisted.web.") or "TimeoutMixin" in repr(call) or "TimedChannel" in repr(call)

@@ -385,4 +385,4 @@ def test_help(tmp_path: Path) -> None:
     assert daemon.ended() == 0
     for option in ("--config=", "--port=", "--provider-base-url=", "--default-model="):
         assert option in daemon.log
-    assert "api-key" not in daemon.log
+    assert "api-key=" not in daemon.log

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
 from typing import Any
 
+import attrs
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from claudeproxy.backends.client import Target
+from claudeproxy.backends.interfaces import Letter
+from claudeproxy.backends.passing import Place
 from claudeproxy.routing.declarations import declarations
 from claudeproxy.routing.expectations import (
     Expectation,
@@ -32,6 +41,47 @@ class SecretTests(SynchronousTestCase):
         for shown in (repr(Secret(KEY)), str(Secret(KEY)), f"{Secret(KEY)}", repr(settings)):
             self.assertIn("<secret>", shown)
             self.assertNotIn("canary", shown)
+
+    def test_never_taken_apart(self) -> None:
+        """Nor does what takes objects apart find it: attrs, JSON, copies, pickles, `vars`."""
+        backend = BackendSettings("a", "openai", base_url="http://h/v1", api_key=Secret(KEY))
+        settings = Settings(keys=(Secret(KEY),), backends=(backend,))
+        for shown in (
+            repr(attrs.asdict(settings)),
+            repr(attrs.astuple(settings)),
+            json.dumps(attrs.asdict(settings), default=repr),
+            repr(vars(Secret).keys()),
+            repr(attrs.asdict(Target("http://h", KEY))),
+            repr(attrs.asdict(Place("http://h", KEY))),
+            f"{Secret(KEY)!s:>40}",
+            f"{Secret(KEY)} {[Secret(KEY)]!r}",
+            repr(copy.deepcopy(attrs.asdict(settings)["backends"])),
+        ):
+            self.assertNotIn("canary", shown)
+        for make in (pickle.dumps, json.dumps, msgspec.json.encode, msgspec.to_builtins):
+            with self.assertRaises(TypeError) as caught:
+                make(Secret(KEY))
+            self.assertNotIn("canary", str(caught.exception))
+        self.assertRaises(TypeError, pickle.dumps, backend)
+        self.assertRaises(TypeError, vars, Secret(KEY))
+        self.assertIs(copy.copy(backend.api_key), backend.api_key)
+
+    def test_never_in_a_traceback(self) -> None:
+        """Nor does a traceback with all its variables."""
+
+        def fail(settings: Settings, key: Secret, target: Target, letter: Letter) -> None:
+            raise ValueError(f"{settings} {key} {target} {letter}")
+
+        backend = BackendSettings("a", "openai", base_url="http://h/v1", api_key=Secret(KEY))
+        letter = Letter(b"POST", b"/v1/messages", ((b"x-api-key", KEY.encode()),), KEY.encode())
+        try:
+            fail(Settings(keys=(Secret(KEY),), backends=(backend,)), Secret(KEY), Target("http://h", KEY), letter)
+        except ValueError:
+            failure = Failure(captureVars=True)
+        for detail in ("brief", "default", "verbose"):
+            said = failure.getTraceback(detail=detail)
+            self.assertIn("ValueError", said)
+            self.assertNotIn("canary", said.replace(f"  KEY : {KEY!r}\n", ""))
 
     def test_revealed_on_request(self) -> None:
         """Only `reveal` gives the text away."""

@@ -196,12 +196,12 @@ class WhyTests(CommandCase):
             self.assertIn(words, ran.err)
 
     def test_key(self) -> None:
-        """An admin key comes from the environment, the command line or the settings."""
+        """An admin key comes from the command line or the environment; the settings may know no more than its hash."""
         self.house.reset(admin_keys=(Secret("admin-key"),), recorder_content=True)
         self.house.chat(text("a"))
         self.assertIsNone(self.why("--last", "--json").json["content"])
         self.assertIn("request", self.why("--last", "--json", "--key=admin-key").json["content"])
-        self.environ["CLAUDEPROXY_ADMIN_KEYS"] = "admin-key"
+        self.environ["CLAUDEPROXY_KEY"] = "admin-key"
         self.assertIn("request", self.why("--last", "--json").json["content"])
         self.environ["CLAUDEPROXY_KEY"] = "wrong"
         self.assertIsNone(self.why("--last", "--json").json["content"])

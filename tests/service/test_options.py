@@ -41,5 +41,5 @@ class OptionsTests(SynchronousTestCase):
         """A secret has no option: every list of processes would show it."""
         help_text = str(Options())
         self.assertIn("--provider-base-url=", help_text)
-        for word in ("--provider-api-key", "--claudeproxy-keys", "--keys", "--api-key"):
+        for word in ("--provider-api-key=", "--claudeproxy-keys=", "--keys", "--api-key"):
             self.assertNotIn(word, help_text)

@@ -6,8 +6,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from claudeproxy.routing.settings import Settings
-from claudeproxy.routing.sources import SettingsError
+from claudeproxy.routing.keys import key_of
+from claudeproxy.routing.settings import BackendSettings, Settings
+from claudeproxy.routing.sources import SettingsError, verify
 from claudeproxy.service.reading import Reader, Unreadable
 
 
@@ -108,6 +109,110 @@ class ReaderTests(SynchronousTestCase):
         self.assertEqual(self.read(PROVIDER="local", LOCAL_GGUF=absolute).backends[0].gguf, absolute)
         home = self.read(PROVIDER="local", LOCAL_GGUF="~/m.gguf").backends[0].gguf
         self.assertEqual(home, str(Path("~/m.gguf").expanduser()))
+
+    def opened(self, path: Path) -> Path:
+        """The same file, readable by others, as are all the folders above it."""
+        for folder in (self.folder, path.parent):
+            folder.chmod(0o755)
+        path.chmod(0o644)
+        return path
+
+    def test_open_settings(self) -> None:
+        """A settings file with a secret that other users can read is refused, with the setting and the remedy."""
+        backend = '[backends.a]\nprovider = "openai"\nbase_url = "http://h/v1"\n'
+        hashed = "sha256:" + "a" * 64
+        for config, names in (
+            (f'{backend}api_key = "canary"', ["backends.a.api_key"]),
+            ('keys = ["canary"]', ["keys"]),
+            ('[keys]\nalice = "canary"', ["keys"]),
+            (f'keys = ["{hashed}", "canary"]\n{backend}api_key = "canary"', ["keys", "backends.a.api_key"]),
+        ):
+            self.read(config)
+            self.opened(self.config)
+            said = self.refused(SettingsError, config).splitlines()
+            self.assertEqual(len(said), len(names), said)
+            for line, name in zip(said, names, strict=True):
+                self.assertTrue(line.startswith(f"{self.config}: {name}: "), line)
+                self.assertIn(f"chmod 600 {self.config}", line)
+                self.assertNotIn("canary", line)
+            for mode in (0o600, 0o640, 0o400):
+                self.config.chmod(mode)
+                self.assertTrue(self.read())
+                Reader(self.config, self.folder, {}, {}).read()
+            self.config.chmod(0o602)
+            self.assertRaises(SettingsError, Reader(self.config, self.folder, {}, {}).read)
+            self.config.chmod(0o644)
+            self.config.parent.chmod(0o700)
+            Reader(self.config, self.folder, {}, {}).read()
+
+    def test_open_settings_without_secrets(self) -> None:
+        """A settings file without secrets may be read by everybody: hashes are none."""
+        for config in ("port = 1", f'keys = ["sha256:{"a" * 64}"]', f'[keys]\nalice = "sha256:{"a" * 64}"'):
+            self.config.write_text(config, "utf-8")
+            self.opened(self.config)
+            self.read(config)
+
+    def test_keys_file(self) -> None:
+        """The keys of the file come to the others; it is read anew each time, from beside the settings file."""
+        path = self.folder / "etc" / "keys"
+        path.write_text("# ours\nalice=plain:one\n", "utf-8")
+        settings = self.read('keys = ["two"]\nkeys_file = "keys"')
+        self.assertEqual(settings.keys, (key_of("two"), key_of("one", "alice")))
+        self.assertEqual(settings.keys_file, "")
+        path.write_text("bob=plain:three", "utf-8")
+        self.assertEqual(self.read(CLAUDEPROXY_KEYS_FILE="etc/keys").keys, (key_of("three", "bob"),))
+        self.assertEqual(self.read('host = "0.0.0.0"\nkeys_file = "keys"').keys, (key_of("three", "bob"),))
+
+    def test_bad_keys_file(self) -> None:
+        """One that is not there, is empty, is wrong, or can be read by others is refused by name."""
+        path = self.folder / "keys"
+        given = {"HOST": "0.0.0.0", "CLAUDEPROXY_KEYS_FILE": "keys"}
+        self.assertIn(
+            f"CLAUDEPROXY_KEYS_FILE: expected a file that can be read; {path}", self.refused(SettingsError, **given)
+        )
+        for content, words in ((b"# nobody", "found none"), (b"a b", "in line 1"), (b"\xff\xfe", "UTF-8")):
+            path.write_bytes(content)
+            said = self.refused(SettingsError, **given)
+            self.assertIn(words, said)
+            self.assertEqual(len(said.splitlines()), 1, said)
+        path.write_text("a", "utf-8")
+        self.assertTrue(self.read(**given).keys)
+        self.opened(path)
+        self.assertIn(f"chmod 600 {path}", self.refused(SettingsError, **given))
+
+    def test_api_key_file(self) -> None:
+        """The key of a backend may come from a file, as systemd's credentials do; the line end is not part of it."""
+        path = self.folder / "etc" / "key"
+        path.write_text("sk-1\n", "utf-8")
+        config = '[backends.a]\nprovider = "openai"\nbase_url = "http://h/v1"\napi_key_file = "key"\n'
+        (backend,) = self.read(config).backends
+        self.assertEqual((backend.api_key.reveal(), backend.api_key_file), ("sk-1", ""))
+        path.write_bytes(b"sk-2\r\n")
+        self.assertEqual(self.read(config).backends[0].api_key.reveal(), "sk-2")
+        settings = self.read(PROVIDER="openai", PROVIDER_BASE_URL="http://h", PROVIDER_API_KEY_FILE=str(path))
+        self.assertEqual(settings.backends[0].api_key.reveal(), "sk-2")
+
+    def test_bad_api_key_file(self) -> None:
+        """One that is not there, is empty, holds no key, can be read by others, or comes beside a key is refused."""
+        path = self.folder / "key"
+        given = {"PROVIDER": "openai", "PROVIDER_BASE_URL": "http://h", "PROVIDER_API_KEY_FILE": str(path)}
+        self.assertIn("PROVIDER_API_KEY_FILE", self.refused(SettingsError, **given))
+        for content, words in (("", "nothing"), ("\n", "nothing"), ("canary x", "printable ASCII"), ("a\nb", "ASCII")):
+            path.write_text(content, "utf-8")
+            said = self.refused(SettingsError, **given)
+            self.assertIn(words, said)
+            self.assertNotIn("canary", said)
+        path.write_text("good", "utf-8")
+        self.assertIn("only one of", self.refused(SettingsError, PROVIDER_API_KEY="k", **given))
+        self.assertIn("openai", self.refused(SettingsError, **{**given, "PROVIDER": "local", "PROVIDER_BASE_URL": ""}))
+        self.opened(path)
+        self.assertIn(f"chmod 600 {path}", self.refused(SettingsError, **given))
+
+    def test_programs(self) -> None:
+        """A program that names such a file is told that nobody would read it."""
+        self.assertIn("keys_file", str(self.assertRaises(SettingsError, verify, Settings(keys_file="x"))))
+        backend = BackendSettings("a", "openai", base_url="http://h", api_key_file="x")
+        self.assertIn("api_key_file", str(self.assertRaises(SettingsError, verify, Settings(backends=(backend,)))))
 
     def test_anew(self) -> None:
         """Every reading sees the files as they are now."""

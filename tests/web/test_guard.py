@@ -8,7 +8,8 @@ from hypothesis.provisional import domains
 from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.model.problems import Problem
-from claudeproxy.web.guard import check_host, check_key, check_origin
+from claudeproxy.routing.keys import key_of
+from claudeproxy.web.guard import check_host, check_key, check_origin, own_keys
 
 PORTS = st.sampled_from(["", ":80", ":8080", ":65535"])
 KEYS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=30)
@@ -83,43 +84,77 @@ class OriginTests(SynchronousTestCase):
         for origin in ("http://app.example", "https://app.example:444", "https://app.example.evil.example"):
             self.assertIsNotNone(check_origin(origin, None, allowed), origin)
 
+    def test_fetch_site(self) -> None:
+        """A page's picture, script or form comes without an origin, but its browser says that it is one."""
+        for site in ("cross-site", "same-site"):
+            self.assertIsNotNone(check_origin(None, site, ("https://app.example",)), site)
+        for site in ("none", "same-origin"):
+            self.assertIsNone(check_origin(None, site, ()), site)
+
 
 class KeyTests(SynchronousTestCase):
     """Keys by x-api-key or Bearer."""
 
     def test_none_set(self) -> None:
-        """Without keys anybody may ask, whatever key they show."""
+        """Without keys anybody may ask, whatever key they show, and shows none of ours."""
         self.assertIsNone(check_key([], None, None))
         self.assertIsNone(check_key([], "x", "Bearer y"))
+        self.assertEqual(own_keys([], "x", "Bearer y"), [])
 
-    @given(st.lists(KEYS, min_size=1, max_size=3), st.data())
-    def test_right(self, keys: list[str], data: st.DataObject) -> None:
-        """Each key opens, in either header, whatever the other one says."""
-        key = data.draw(st.sampled_from(keys))
-        self.assertIsNone(check_key(keys, key, None))
-        self.assertIsNone(check_key(keys, None, f"Bearer {key}"))
-        self.assertIsNone(check_key(keys, None, f"bearer  {key}"))
-        self.assertIsNone(check_key(keys, "wrong", f"Bearer {key}"))
-        self.assertIsNone(check_key(keys, key, "Basic abc"))
+    @given(st.lists(KEYS, min_size=1, max_size=3, unique=True), st.data())
+    def test_right(self, texts: list[str], data: st.DataObject) -> None:
+        """Each key opens, in either header, whatever the other one says; and it is told which it was."""
+        known = [key_of(text, f"n{at}") for at, text in enumerate(texts)]
+        at = data.draw(st.integers(0, len(texts) - 1))
+        key = texts[at]
+        for api_key, authorization in (
+            (key, None),
+            (None, f"Bearer {key}"),
+            (None, f"bearer  {key}"),
+            ("wro ng", f"Bearer {key}"),
+            (key, "Basic abc"),
+        ):
+            self.assertEqual(check_key(known, api_key, authorization), known[at])
+            self.assertEqual(own_keys(known, api_key, authorization), [key.encode()])
 
     @given(st.lists(KEYS, min_size=1, max_size=3), st.text(max_size=30))
-    def test_wrong(self, keys: list[str], other: str) -> None:
+    def test_wrong(self, texts: list[str], other: str) -> None:
         """Any other text is refused with a 401 that is not to be repeated, and that shows no key."""
-        if other in keys or other.strip() in keys:
+        if other in texts or other.strip() in texts:
             return
+        known = [key_of(text) for text in texts]
         for refused in (
-            check_key(keys, other, None),
-            check_key(keys, None, f"Bearer {other}"),
-            check_key(keys, None, None),
+            check_key(known, other, None),
+            check_key(known, None, f"Bearer {other}"),
+            check_key(known, None, None),
         ):
-            assert refused is not None
+            assert isinstance(refused, Problem)
             self.assertEqual((refused.status, refused.should_retry), (401, False))
             self.assertIn(
                 refused.message,
-                (check_key(["k"], None, None).message, check_key(["k"], "x", None).message),  # type: ignore[union-attr]
+                (check_key([key_of("k")], None, None).message, check_key([key_of("k")], "x", None).message),  # type: ignore[union-attr]
             )
+        self.assertEqual(own_keys(known, other, f"Bearer {other}"), [])
 
     def test_other_schemes(self) -> None:
         """A key in another scheme is no key."""
         for header in ("Basic secret", "secret", "Bearersecret", "Bearer", ""):
-            self.assertIsNotNone(check_key(["secret"], None, header), header)
+            self.assertIsInstance(check_key([key_of("secret")], None, header), Problem, header)
+
+    def test_constant_time(self) -> None:
+        """By construction: every key is compared by its digest, of one length, also when one was found already."""
+        from claudeproxy.routing import keys
+
+        compared: list[tuple[bytes, bytes]] = []
+
+        def compare(one: bytes, other: bytes) -> bool:
+            compared.append((one, other))
+            return one == other
+
+        self.patch(keys, "compare_digest", compare)
+        known = [key_of(text) for text in ("first", "second" * 50, "third")]
+        for shown in ("first", "third", "none of them", ""):
+            compared.clear()
+            check_key(known, shown or "x", None)
+            self.assertEqual([one for one, _ in compared], [key.digest for key in known])
+            self.assertEqual({len(each) for pair in compared for each in pair}, {32})

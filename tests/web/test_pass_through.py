@@ -10,6 +10,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.routing.expectations import Secret
+from claudeproxy.routing.keys import key_of
 from claudeproxy.translate.signatures import Reasoning, sign
 from tests.fakes import anthropic
 from tests.fakes.callers import Caller
@@ -107,6 +108,21 @@ class RequestTests(PassThroughCase):
         headers = self.headers(house)
         self.assertEqual(headers["authorization"], "Bearer sk-ant-oat-mine")
         self.assertNotIn("gate-key", str(headers))
+
+    def test_whose_credentials(self) -> None:
+        """A key of the proxy's stays here in whichever header it came, however it is kept; any other goes on."""
+        known = (key_of("gate-key", "alice"), key_of("other-key"))
+        house = self.house({"credentials": "client", "api_key": Secret("")}, keys=known)
+        for shown, passed in (
+            ({"x_api_key": "sk-mine", "authorization": "bearer gate-key"}, {"x-api-key": "sk-mine"}),
+            ({"x_api_key": "gate-key", "authorization": "Bearer other-key"}, {}),
+            ({"x_api_key": "gate-key", "authorization": "Basic YTpi"}, {"authorization": "Basic YTpi"}),
+        ):
+            self.post(house, **shown)
+            headers = self.headers(house)
+            self.assertEqual(
+                {name: headers[name] for name in ("x-api-key", "authorization") if name in headers}, passed
+            )
 
     def test_our_signatures(self) -> None:
         """Thoughts with a signature of ours are taken out: a real server would refuse them. Others stay as they are."""

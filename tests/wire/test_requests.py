@@ -191,7 +191,7 @@ class StrictTests(SynchronousTestCase):
             result = [{"type": "tool_result", "tool_use_id": "a", "content": result}]
         for data in (b'{"a":' * 100_000, json.dumps(body(messages=[{"role": "user", "content": result}])).encode()):
             words = refusal(data)
-            self.assertIn("nested too deeply", words)
+            self.assertIn("nested more than 100 levels", words)
             self.assertLess(len(words), 300)
 
     @given(st.dictionaries(st.sampled_from([*body(), "system", "tools", "stream", "x"]), strategies.json_values(8)))

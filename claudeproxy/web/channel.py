@@ -1,0 +1,195 @@
+"""A client's connection, which never waits for ever: the pace of its requests, and what is no request at all.
+
+It is in one of six phases, and in all but one of them for a limited time only::
+
+    idle       no byte of a request     idle_time       closed in silence
+    head       the first bytes          request_time    408
+    body       until it is whole        request_time    408, if there came less than 1 KiB a second
+    answering  until it is answered     for ever        a prefill may take a quarter of an hour
+    refused    an error was written     a second        closed; what comes meanwhile is read and forgotten
+    closing    its last bytes leave     idle_time       cut
+
+The timer is lazy: it is made for the first limit, and looks at its end whether that still holds, so that a request
+that comes in one piece and is answered at once costs no timer.
+"""
+
+from enum import Enum
+from typing import Any
+
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+from twisted.web.http import RESPONSES, HTTPChannel
+
+from claudeproxy.model.problems import Problem, head_too_large, invalid_request, too_slow
+from claudeproxy.web.limits import Terms
+from claudeproxy.wire.events import problem_json
+from claudeproxy.wire.json import encode
+
+#: The least pace of a body, in bytes a second.
+SLOWEST = 1024
+#: So long, in seconds, a client may go on sending after it was refused. Who closes on one that sends takes the answer
+#: away from it.
+_LINGER = 1.0
+#: No length of a body has more digits; Python would not even read 5,000 of them.
+_MOST_DIGITS = 18
+
+
+class Phase(Enum):
+    """What is waited for."""
+
+    IDLE = "idle"
+    HEAD = "head"
+    BODY = "body"
+    ANSWERING = "answering"
+    REFUSED = "refused"
+    CLOSING = "closing"
+
+
+class TimedChannel(HTTPChannel):
+    """Says what is wrong with a client in the envelope, and gives it up in time. Its site knows the terms."""
+
+    site: Any
+    _terms = Terms()
+    _phase: Phase | None = None
+    _since = 0.0
+    #: Bytes of the body since then.
+    _received = 0
+    _timer: IDelayedCall | None = None
+
+    @property
+    def idle_since(self) -> float | None:
+        """Since when no request was begun, in the clock's seconds; None while there is one."""
+        return self._since if self._phase is Phase.IDLE else None
+
+    def refuse(self, problem: Problem, linger: float = _LINGER) -> None:
+        """Answers without a request, and then closes."""
+        if self._phase in (Phase.REFUSED, Phase.CLOSING):
+            return
+        request_id = f"req_{self.site.new_id()}"
+        body = encode(problem_json(problem, request_id))
+        retry = b"" if problem.retry_after is None else b"Retry-After: %d\r\n" % problem.retry_after
+        head = (
+            b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+            b"request-id: %b\r\n%bConnection: close\r\n\r\n"
+        )
+        reason = RESPONSES.get(problem.status, b"Error")
+        assert self.transport is not None
+        self.transport.write(head % (problem.status, reason, len(body), request_id.encode(), retry) + body)
+        self._buffer = b""
+        self.dataReceived = lambda data: None  # type: ignore[method-assign]
+        self._turn_to(Phase.REFUSED)
+        if not linger:
+            self.loseConnection()
+
+    # What Twisted calls.
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self._terms = self.site.terms()
+        self.totalHeadersSize = self.MAX_LENGTH = self._terms.longest_head
+        self._turn_to(Phase.IDLE)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._received += len(data)
+        super().dataReceived(data)
+        if self._buffer and self.line_mode and b"\n" in self._buffer and not self._busyReceiving:
+            # All lines that ended rightly are out of it: this one would never end.
+            self._respondToBadRequestAndDisconnect()
+        self._look()
+
+    def requestDone(self, request: Any) -> None:
+        if self._phase not in (Phase.REFUSED, Phase.CLOSING):
+            self._phase = None
+        super().requestDone(request)
+        self._look()
+
+    def loseConnection(self) -> None:
+        super().loseConnection()
+        self._turn_to(Phase.CLOSING)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted always gives a reason
+        super().connectionLost(reason)
+        self._phase = Phase.CLOSING
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self.refuse(head_too_large(self._terms.longest_head))
+
+    def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
+        if header == b"Content-Length" and len(data) > _MOST_DIGITS:
+            return bool(self._failChooseTransferDecoder())
+        return bool(super()._maybeChooseTransferDecoder(header, data))
+
+    def _send100Continue(self) -> None:
+        request = self.requests[-1]
+        if self.site.expects(request):
+            super()._send100Continue()
+            return
+        # It is answered before its body is sent, which must not pass for the next request.
+        self.length = 0
+        self.persistent = False
+        request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        # What is no HTTP has no request either, and yet gets the envelope (issue 2, item 3).
+        if self._receivedHeaderSize > self.totalHeadersSize or self._receivedHeaderCount > self.maxHeaders:
+            self.refuse(head_too_large(self._terms.longest_head))
+        else:
+            self.refuse(invalid_request("This is not a valid HTTP/1.1 request."))
+
+    # Time.
+
+    def _look(self) -> None:
+        if self._phase in (Phase.REFUSED, Phase.CLOSING):
+            return
+        if self._handlingRequest:
+            self._turn_to(Phase.ANSWERING)
+        elif not self.line_mode:
+            self._turn_to(Phase.BODY)
+        else:
+            self._turn_to(Phase.HEAD if self.requests or self._buffer else Phase.IDLE)
+
+    def _turn_to(self, phase: Phase) -> None:
+        if phase is self._phase or self._phase is Phase.CLOSING:
+            return
+        self._phase = phase
+        if phase is not Phase.ANSWERING:
+            self._begin()
+
+    def _begin(self) -> None:
+        """The phase's time begins now."""
+        self._since, self._received = self._now(), 0
+        self._arm(self._since + self._limit())
+
+    def _limit(self) -> float:
+        if self._phase in (Phase.HEAD, Phase.BODY):
+            return self._terms.request_time
+        return _LINGER if self._phase is Phase.REFUSED else self._terms.idle_time
+
+    def _now(self) -> float:
+        return float(self.site.reactor.seconds())
+
+    def _arm(self, when: float) -> None:
+        if self._timer is None:
+            self._timer = self.site.reactor.callLater(max(0.0, when - self._now()), self._time_is_up)
+        elif self._timer.getTime() > when:
+            self._timer.reset(max(0.0, when - self._now()))
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        if self._phase is Phase.ANSWERING:
+            return
+        due = self._since + self._limit()
+        if due > self._now():
+            self._arm(due)
+        elif self._phase is Phase.BODY and self._received >= SLOWEST * self._limit():
+            self._begin()
+        elif self._phase in (Phase.HEAD, Phase.BODY):
+            self.refuse(too_slow(self._phase.value))
+        elif self._phase is Phase.CLOSING:
+            transport: Any = self.transport
+            transport.abortConnection()
+        else:
+            self.loseConnection()

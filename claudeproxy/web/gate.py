@@ -1,0 +1,121 @@
+"""The gate in front of every route: numbers the request, and turns away who may not ask (issue 2, item 8)."""
+
+from collections.abc import Callable, Hashable
+from typing import Any, ClassVar
+
+from klein import Klein
+from twisted.internet.address import UNIXAddress
+from twisted.web.http import Request
+from twisted.web.resource import IResource, Resource
+
+from claudeproxy.model.problems import Problem, not_found, stopping
+from claudeproxy.routing.keys import Key
+from claudeproxy.routing.settings import Settings
+from claudeproxy.web.answers import answer_problem
+from claudeproxy.web.bodies import plain_path
+from claudeproxy.web.exchange import Exchange, Exchanges, printable
+from claudeproxy.web.guard import check_host, check_key, check_origin
+from claudeproxy.web.live import Live
+from claudeproxy.web.rules import Rules
+
+#: What is below this path costs nothing, and is not counted.
+_MODELS = b"/v1/models"
+
+
+class Gate(Resource):
+    """Stands before the routes of ``app``. What is below ``/admin`` is the affair of ``admin``, which has a gate of its
+    own. Where no key is needed, nobody is counted either."""
+
+    isLeaf = True
+    #: Asked for by monitors and warm-ups that have no key.
+    _open: ClassVar[frozenset[bytes]] = frozenset({b"/health", b"/health/ready", b"/", b"/api/hello"})
+
+    def __init__(
+        self,
+        app: Klein,
+        live: Callable[[], Live],
+        exchanges: Exchanges,
+        admin: IResource | None = None,
+        needs_key: bool = True,
+    ) -> None:
+        super().__init__()
+        self._inner = app.resource()
+        self._rules = Rules.of(app)
+        self._live = live
+        self._exchanges = exchanges
+        self._admin = admin
+        self._needs_key = needs_key
+
+    def render(self, request: Any) -> Any:
+        exchange = self._exchanges.enter(request)
+        request.setHeader("request-id", exchange.id)
+        request.postpath = plain_path(request.postpath)
+        exchange.route = self._rules.rule(text(b"/" + b"/".join(request.postpath)))
+        if self._admin is not None and request.postpath[:1] == [b"admin"]:
+            return self._admin.render(request)
+        problem = self._check(request, exchange)
+        if problem is None:
+            return self._inner.render(request)
+        exchange.fails(problem)
+        return answer_problem(request, problem, exchange.id)
+
+    def welcomes(self, request: Request) -> bool:
+        """Whether a request whose body is still to come would pass, as far as its headers tell."""
+        live = self._live()
+        problem = check_page(request, live) or (key_of(request, live.settings) if self._needs_key else None)
+        return not (self._exchanges.closed or isinstance(problem, Problem))
+
+    def _check(self, request: Any, exchange: Exchange) -> Problem | None:
+        if self._exchanges.draining:
+            request.setHeader("connection", "close")  # also where it is not our own site that serves
+        if self._exchanges.closed:
+            return stopping()
+        live = self._live()
+        path = b"/" + b"/".join(request.postpath)
+        problem = check_page(request, live)
+        if problem is None and self._needs_key and path not in self._open:
+            key = key_of(request, live.settings)
+            if isinstance(key, Problem):
+                return key
+            exchange.key = key.label if key is not None else ""
+            whom = exchange.client if key is None else key.name or key
+            problem = self._check_crowd(exchange, path, whom, live.settings)
+        if problem is None and "\ufffd" in text(path):  # Klein would answer in plain text
+            problem = not_found(f"There is nothing at {printable(path)}")
+        return problem
+
+    def _check_crowd(self, exchange: Exchange, path: bytes, whom: Hashable, settings: Settings) -> Problem | None:
+        if path.startswith(_MODELS):
+            return None
+        counts = None if path.endswith(b"/count_tokens") else whom
+        return self._exchanges.crowd.enter(exchange, counts, settings.max_requests, settings.max_requests_per_key)
+
+
+def check_page(request: Request, live: Live) -> Problem | None:
+    """Whether a web page, or who has been lured by one, may have sent this."""
+    settings, problem = live.settings, None
+    if not isinstance(request.getHost(), UNIXAddress):  # no web page can be made to ask there
+        problem = check_host(header(request, b"host") or "", live.interfaces, settings.allowed_hosts)
+    origin, site = header(request, b"origin"), header(request, b"sec-fetch-site")
+    return problem or check_origin(origin, site, settings.allowed_origins)
+
+
+def key_of(request: Request, settings: Settings) -> Key | Problem | None:
+    """As `guard.check_key` for the keys of clients."""
+    return check_key(settings.keys, *credentials(request))
+
+
+def credentials(request: Request) -> tuple[str | None, str | None]:
+    """The two headers that may carry a key."""
+    return header(request, b"x-api-key"), header(request, b"authorization")
+
+
+def header(request: Any, name: bytes) -> str | None:
+    """A header as text, whatever its bytes are: Twisted's own decoding raises for what is no UTF-8."""
+    value = request.getHeader(name)
+    return None if value is None else text(value)
+
+
+def text(data: bytes) -> str:
+    """Of a path or a header."""
+    return data.decode("utf-8", "replace")
