@@ -7,7 +7,7 @@ from tests.e2e.parts import PARTS, required
 
 def pytest_configure(config: pytest.Config) -> None:
     """Each part is a marker too; those that pyproject.toml does not name are named here."""
-    for name in ("old_sdk", "tmux"):
+    for name in ("old_sdk", "tmux", "haproxy"):
         config.addinivalue_line("markers", f"{name}: needs the real {name}")
 
 

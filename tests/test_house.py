@@ -87,7 +87,8 @@ class HouseTests(SynchronousTestCase):
         """The package says that it is typed, and its wheel takes the word along."""
         self.assertTrue((PACKAGE / "py.typed").is_file())
         project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-        self.assertEqual(project["tool"]["setuptools"]["package-data"], {"claudeproxy": ["py.typed"]})
+        data = {"claudeproxy": ["py.typed"], "claudeproxy.service": ["units/*"]}
+        self.assertEqual(project["tool"]["setuptools"]["package-data"], data)
 
     def test_doorbell(self) -> None:
         """The plugin file is four strings; its folder is no package, which would overwrite Twisted's own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import tomllib
@@ -15,13 +16,16 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.backends.gguf import INSTALL_LINE
 from claudeproxy.model.problems import from_status
-from claudeproxy.routing.settings import Settings
+from claudeproxy.routing.settings import BackendSettings, Settings
 from claudeproxy.routing.sources import SettingsError, Sources, declared, settle
 from claudeproxy.routing.table import FAMILIES, ModelTable
 from claudeproxy.service.observers import Logs
 from claudeproxy.service.proxy import Proxy
+from claudeproxy.service.scribe import json_line
 from claudeproxy.web.app import MessagesAPI
+from claudeproxy.web.exposition import METRICS
 from claudeproxy.web.records import RecordsAPI
+from tests.fakes.house import House
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -154,6 +158,39 @@ class ApiTests(SynchronousTestCase):
                 problem = from_status(code, "no")
                 self.assertEqual((problem.status, problem.type), (code, kind))
                 self.assertEqual(problem.should_retry, {"no": False, "yes": None}[repeat], code)
+
+
+class LogTests(SynchronousTestCase):
+    def test_fields(self) -> None:
+        """The fields of a request's line are those that are named."""
+        house = House()
+        house.ask("GET", "/v1/models")
+        (event,) = house.request_lines
+        there = {
+            name for name in json.loads(json_line(event) or b"") if name not in ("level", "time", "logger", "message")
+        }
+        below = README.partition("### Logs")[2].partition("Where the log goes")[0]
+        told = set(re.findall(r"`([a-z_]+)`", below.partition("Each line that belongs")[2]))
+        self.assertEqual(there, told - {"key"})
+
+
+class MetricsTests(SynchronousTestCase):
+    def test_metrics(self) -> None:
+        """The metrics in the table are the metrics that there are, with their kinds, labels and words."""
+        proxy = Proxy(
+            Settings(backends=[BackendSettings("main", "openai", base_url="http://h/v1")]), MemoryReactorClock()
+        )
+        exposition = proxy._api.exposition
+        assert exposition is not None
+        there = {}
+        for family in exposition.registry.collect():
+            suffix = "_total" if family.type == "counter" else ""
+            there[family.name + suffix] = family.type
+        told = {name: row for row in rows("### Metrics") for name in re.findall(r"`(\w+)`", row[0])}
+        self.assertEqual({name: row[1] for name, row in told.items()}, there)
+        for name, _, labels, words in METRICS:
+            row = told[f"claudeproxy_{name}"]
+            self.assertEqual((tuple(re.findall(r"`(\w+)`", row[2])), row[3]), (labels, words))
 
 
 class LinkTests(SynchronousTestCase):

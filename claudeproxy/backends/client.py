@@ -1,5 +1,6 @@
 """HTTP to one backend: the one place where treq is spoken."""
 
+from collections import Counter
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
@@ -96,9 +97,13 @@ class BackendClient:
     _http: HTTPClient
     _clock: IReactorTime
     _pool: HTTPConnectionPool | None = None
+    #: How often a request was sent again, by the backend's name.
+    resends: "Counter[str]" = field(factory=Counter)
 
     @classmethod
-    def over_network(cls, name: str, reactor: Any, connect_timeout: float) -> "BackendClient":
+    def over_network(
+        cls, name: str, reactor: Any, connect_timeout: float, resends: "Counter[str] | None" = None
+    ) -> "BackendClient":
         """A client with connections of its own, kept alive between requests; ``connect_timeout`` in seconds."""
         pool = HTTPConnectionPool(reactor, persistent=True)
         pool.maxPersistentPerHost = 256
@@ -106,7 +111,9 @@ class BackendClient:
         pool.retryAutomatically = False
         pool._factory.noisy = False  # else it logs two lines a connection; no public switch
         agent = Agent(reactor, connectTimeout=connect_timeout, pool=pool)
-        return cls.over_agent(name, agent, reactor, pool)
+        client = cls.over_agent(name, agent, reactor, pool)
+        client.resends = client.resends if resends is None else resends
+        return client
 
     @classmethod
     def over_agent(
@@ -141,6 +148,7 @@ class BackendClient:
                 raise CancelledError from None
             if self._clock.seconds() - sent > STALE_WITHIN:
                 raise Refusal(self._unreachable(fault)) from None
+        self.resends[self.name] += 1
         try:  # the pool's connection was stale: once more, nothing was received yet (STYLE P9)
             return await self._journeyed(method, url, body, headers, journey, STALE)
         except ResponseNeverReceived as fault:

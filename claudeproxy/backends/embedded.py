@@ -97,6 +97,11 @@ class EmbeddedModel(Service):
         """The process's id, None while there is none."""
         return None if self._process is None else self._process.pid
 
+    @property
+    def serves(self) -> bool:
+        """Whether the model is loaded, and its process lives."""
+        return self._address is not None
+
     async def ready(self) -> Address:
         """Where the model serves, as soon as it does.
 

@@ -4,7 +4,8 @@ A generation owns its connection. It ends in one of three ways, and says each ex
 failed (both are its last event), or it was cancelled (then nothing more is delivered).
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 from typing import Protocol as Structure
 
 from attrs import define, field, frozen
@@ -76,6 +77,8 @@ class Generation(Protocol):
     _limits: Limits
     _log: Logger
     _journey: Journey = field(factory=Journey)
+    #: What lines of the log say of the request.
+    _told: Mapping[str, Any] = field(factory=dict)
     _opening: Deferred[None] | None = field(default=None, init=False)
     _paused: bool = field(default=False, init=False)
     _over: bool = field(default=False, init=False)
@@ -299,7 +302,7 @@ class Generation(Protocol):
         self.fail(bad_gateway(words))
 
     def _blame_ourselves(self) -> None:
-        self._log.failure("translating the answer of {backend} failed", backend=self._backend)
+        self._log.failure("translating the answer of {backend} failed", backend=self._backend, **self._told)
         self._conclude()
         self._deliver(self._machine.fail(_OURS))
         self._hang_up()

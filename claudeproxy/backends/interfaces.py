@@ -26,6 +26,8 @@ class Letter:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     #: Without its content encoding.
     body: bytes = field(default=b"", repr=False)
+    #: What lines of the log say of the request that they belong to, as fields.
+    told: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
 
 
 @frozen
@@ -77,6 +79,8 @@ class Count:
     window: int = 0
     #: What of the request is not counted, because it would not be sent.
     dropped: tuple[str, ...] = ()
+    #: How many of the tokens the backend itself has counted, in an earlier turn of the conversation.
+    counted: int = 0
 
 
 @frozen
@@ -159,8 +163,15 @@ class Backend(Protocol):
     def look_again(self) -> None:
         """Asks the server anew what it is, without letting anybody wait."""
 
+    def is_alive(self) -> bool:
+        """Whether it answered when it was last asked what it is; if that is long ago, it is asked again meanwhile."""
+
     def knows(self, model: str) -> bool:
         """Whether the server has told of a model of this very name."""
+
+    @property
+    def is_up(self) -> bool | None:
+        """Whether it was there when it was last heard of; None before the first time."""
 
     async def close(self) -> None:
         """Gives back what it holds. Its generations should have ended."""

@@ -85,10 +85,10 @@ class PassThrough:
         return self._limits
 
     async def forward(self, letter: Letter, model: str, journey: Journey) -> IResponse:
-        return await self._send(letter, self._edited(letter.body, model), journey)
+        return await self._send(letter, self._edited(letter, model), journey)
 
     async def prepare(self, call: Call, model: str) -> Prepared:
-        body = self._edited(call.letter.body, model)
+        body = self._edited(call.letter, model)
         if not call.request.stream:  # only a stream can be cancelled; the answer is put together here
             body = with_members(body, {"stream": True})
         size = self._size(call, model)
@@ -115,13 +115,13 @@ class PassThrough:
         expected, size, letter = prepared.context
         machine = AnthropicStream(Reply(message_id, model), expected, self._unique)
         heard = self._tally.listener(prepared.model, size, machine, deliver)
-        journey = prepared.journey
-        generation = Generation(self.name, machine, heard, self._clock, self._limits, self._log, journey)
+        journey, told = prepared.journey, letter.told
+        generation = Generation(self.name, machine, heard, self._clock, self._limits, self._log, journey, told)
         generation.start(self._send(letter, prepared.body, journey))
         return generation
 
     async def count(self, call: Call, model: str) -> Count:
-        body = self._edited(call.letter.body, model)
+        body = self._edited(call.letter, model)
         asked = partial(self._ask_for_count, call.letter, body)
         count = await self._tally.count(model, body, {}, self._size(call, model), asked)
         return evolve(count, window=await self._window_of(model))
@@ -142,8 +142,15 @@ class PassThrough:
     def look_again(self) -> None:
         self._acquaintance.doubt()
 
+    def is_alive(self) -> bool:
+        return self._acquaintance.is_alive()
+
     def knows(self, model: str) -> bool:
         return self._acquaintance.knows(model)
+
+    @property
+    def is_up(self) -> bool | None:
+        return self._acquaintance.is_up
 
     async def close(self) -> None:
         self._acquaintance.stop()
@@ -162,14 +169,13 @@ class PassThrough:
         except Refusal:
             return Size(texture=texture_of(call.letter.body.decode("utf-8", "replace")))
 
-    def _edited(self, body: bytes, model: str) -> bytes:
+    def _edited(self, letter: Letter, model: str) -> bytes:
         """The client's bytes, but for the model's name, and without thoughts that carry a signature of ours: a real
         server would refuse it (PROTOCOL 4.6)."""
-        if model:
-            body = with_model(body, model)
+        body = with_model(letter.body, model) if model else letter.body
         body, removed = without_thinking(body, PREFIX)
         if removed:
-            self._log.debug("{count} thinking blocks of other backends left out", count=removed)
+            self._log.debug("{count} thinking blocks of other backends left out", count=removed, **letter.told)
         return body
 
     def _url(self, target: bytes) -> str:

@@ -92,9 +92,21 @@ class Acquaintance:
         """What the backend said last, though it may be away since; None if it never said anything."""
         return self._last
 
+    def is_alive(self) -> bool:
+        """Whether the backend answered when it was last asked; should that be long ago, it is asked in the
+        background."""
+        if self._serving:
+            self._recognition.refresh()
+        return self._serving and self._last is not None and not self._away
+
     def knows(self, model: str) -> bool:
         """Whether the backend has told of a model of this very name."""
         return self._last is not None and model in self._last.models
+
+    @property
+    def is_up(self) -> bool | None:
+        """Whether the backend was there when it was last heard of; None before the first time."""
+        return False if self._away else None if self._last is None else True
 
     async def known(self) -> Recognised | None:
         """What the backend is; None if it has never said so, or not in `RECOGNITION_TIME`."""

@@ -35,11 +35,15 @@ class Shared(Generic[T]):
     _rests_until: float = field(default=0.0, init=False)
     _waiters: list[Deferred[T | None]] = field(factory=list, init=False)
 
+    def refresh(self) -> None:
+        """Finds anew a result that is too old; nobody waits for it."""
+        if self._found is not None and self._now() - self._found_at >= self._lasting:
+            self._begin()
+
     async def get(self) -> T | None:
         """The result. Raises what ``find`` raised."""
+        self.refresh()
         if self._found is not None:
-            if self._now() - self._found_at >= self._lasting:
-                self._begin()
             return self._found
         if self._now() < self._rests_until:
             return None

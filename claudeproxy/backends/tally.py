@@ -69,7 +69,7 @@ class Tally:
     def estimate(self, model: str, size: Size) -> Count:
         """The best count without looking at the request again: what was learned, or an estimate."""
         estimate = self._learned.estimate(self._backend, model, size)
-        return Count(estimate.tokens, estimate.source, model)
+        return Count(estimate.tokens, estimate.source, model, counted=estimate.counted)
 
     async def count(self, model: str, encoded: bytes, body: Mapping[str, Any], size: Size, ask: Ask | None) -> Count:
         """The best count there is. ``encoded`` is ``body`` as JSON; ``ask`` is None for a server that cannot count.

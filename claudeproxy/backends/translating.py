@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 from attrs import define, evolve, field, frozen
-from twisted.application.service import IService
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -14,6 +13,7 @@ from twisted.web.iweb import IResponse
 
 from claudeproxy.backends.client import LONGEST_ERROR, BackendClient, Target, read_body
 from claudeproxy.backends.documents import DocumentReader
+from claudeproxy.backends.embedded import EmbeddedModel
 from claudeproxy.backends.generation import Generation, Limits
 from claudeproxy.backends.interfaces import Call, Count, Deliver, Offer, Prepared
 from claudeproxy.backends.journey import MILDER, Journey
@@ -76,6 +76,8 @@ class _Context:
     headers: Mapping[str, str]
     #: A request that needs no backend.
     search: MessagesRequest | None
+    #: What lines of the log say of the request.
+    told: Mapping[str, Any]
 
 
 @frozen
@@ -112,7 +114,7 @@ class TranslatingBackend:
     _unique: Callable[[], str]
     _log: Logger
     #: The service that runs the server, if it is ours to run.
-    _process: IService | None = None
+    _process: EmbeddedModel | None = None
     #: The models that have refused to think.
     _thoughtless: set[str] = field(factory=set, init=False)
     #: Those that think, but have refused to be told how much.
@@ -148,7 +150,7 @@ class TranslatingBackend:
             chat = self._speech.without_level(chat)
         if request.tools and dialect.tools == "no":  # said of every request: an agent without tools is none
             told = "model {model} of {backend} gets no tools: its template has no place for them"
-            self._log.warn(told, model=printable(model), backend=self.name)
+            self._log.warn(told, model=printable(model), backend=self.name, **call.letter.told)
         size = self._tally.measure(chat.body, dialect.name)
         fit = await self._fitted(chat.body, model, profile, size)
         most = None if fit.left is None or search is not None else max(fit.left, dialect.least_output)
@@ -159,9 +161,10 @@ class TranslatingBackend:
             chat = evolve(chat, body=limited(chat.body, most))
         expected = Expected.of(self.name, fit.tokens, profile.window, request, chat, dialect)
         milder = tuple(self._milder(chat)) if dialect.may_refuse_thinking else ()
-        context = _Context(expected, size, self._check(dialect), milder, self._affinity(call), search)
+        check, affinity = self._check(dialect), self._affinity(call)
+        context = _Context(expected, size, check, milder, affinity, search, call.letter.told)
         turn = None
-        if call.session:
+        if call.session and search is None:  # of a search the backend sees nothing
             chain = Chain.of(chat.body, f"{self.name} {dialect.name}")
             turn = self._sessions.begin(call.session, call.kin, chain, self._clock.seconds())
         return Prepared(
@@ -184,8 +187,8 @@ class TranslatingBackend:
         heard = self._tally.listener(prepared.model, context.size, machine, deliver)
         if prepared.turn is not None:
             heard = remembering(self._sessions, prepared.turn, machine, self._clock.seconds, heard)
-        journey = prepared.journey
-        generation = Generation(self.name, machine, heard, self._clock, self._manner.limits, self._log, journey)
+        journey, told = prepared.journey, context.told
+        generation = Generation(self.name, machine, heard, self._clock, self._manner.limits, self._log, journey, told)
         if context.search is None:
             generation.start(self._send(prepared.model, prepared.body, context, journey), context.check)
         else:
@@ -224,8 +227,15 @@ class TranslatingBackend:
     def look_again(self) -> None:
         self._acquaintance.doubt()
 
+    def is_alive(self) -> bool:
+        return (self._process is None or self._process.serves) and self._acquaintance.is_alive()
+
     def knows(self, model: str) -> bool:
         return self._acquaintance.knows(model)
+
+    @property
+    def is_up(self) -> bool | None:
+        return self._acquaintance.is_up
 
     async def close(self) -> None:
         self._acquaintance.stop()
@@ -237,12 +247,12 @@ class TranslatingBackend:
         """How the prompt fits: counted exactly only where an estimate comes near the window."""
         silent = profile.dialect.cuts_silently
         best = self._tally.estimate(model, size)
-        fit = Fit(best.tokens, best.source, profile.window, wanted(body), silent)
+        fit = Fit(best.tokens, best.source, profile.window, wanted(body), silent, best.counted)
         if not fit.is_near:
             return fit
         encoded = encode(_counted(body))
         exact = await self._tally.count(model, encoded, body, size, partial(self._ask_for_count, body, profile.dialect))
-        return evolve(fit, tokens=exact.tokens, source=exact.source)
+        return evolve(fit, tokens=exact.tokens, source=exact.source, counted=exact.counted)
 
     async def _ask_for_count(self, body: Mapping[str, Any], dialect: Dialect) -> int | None:
         target = await self._locate()
@@ -286,7 +296,7 @@ class TranslatingBackend:
             chosen.models.add(model)
             rest = rest[rest.index(chosen) + 1 :]
             told = "model {model} of {backend} refuses to be asked to think so; from now on it is asked for less"
-            self._log.info(told, model=printable(model), backend=self.name)
+            self._log.info(told, model=printable(model), backend=self.name, **context.told)
             response = await self._client.post(url, chosen.body, headers, journey, MILDER)
         return response
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
+from claudeproxy.routing.addresses import Address, is_loopback, simple
 from claudeproxy.routing.declarations import declarations
 from claudeproxy.routing.settings import BackendSettings, Settings
 from claudeproxy.routing.table import target_of
@@ -26,11 +26,14 @@ Conflict = tuple[tuple[str, ...], str]
 """The settings that do not fit together, the one at fault first, and why."""
 
 
-def conflicts(settings: Settings) -> Iterator[Conflict]:
-    """All that keeps these settings from being used; nothing if they are good. No secret is named."""
-    if not (is_loopback(settings.host) or settings.keys):
-        ways_out = "set CLAUDEPROXY_KEYS, or leave HOST on 127.0.0.1"
-        yield (("host", "keys"), f"{settings.host!r} can be reached from other machines, which needs keys: {ways_out}")
+def conflicts(settings: Settings, found_open: Collection[str] = ()) -> Iterator[Conflict]:
+    """All that keeps these settings from being used; nothing if they are good. No secret is named.
+
+    ``found_open`` are those endpoint strings that other machines can reach, though only the start could tell.
+    """
+    yield from _reachable(settings, found_open)
+    if settings.metrics == "admin" and not settings.admin_listen:
+        yield (("metrics", "admin_listen"), "'admin' needs an admin listener: set ADMIN_LISTEN, or METRICS=public")
     seen: set[str] = set()
     for backend in settings.backends:
         if backend.name.casefold() in seen:
@@ -41,6 +44,31 @@ def conflicts(settings: Settings) -> Iterator[Conflict]:
     for name, target in {"default_model": settings.default_model, **targets}.items():
         if target and not target_of(target, settings.backends).model:
             yield ((name, "backends"), f"expected a model after the backend's name, found {target!r}")
+
+
+def addresses(settings: Settings) -> tuple[Address, ...]:
+    """Where it listens: as `listen` says, else as `host` and `port` do."""
+    return tuple(map(Address.read, settings.listen)) or (simple(settings.host, settings.port),)
+
+
+def _reachable(settings: Settings, found_open: Collection[str]) -> Iterator[Conflict]:
+    """What other machines could reach, and must not."""
+    for each in declarations(Settings):
+        if settings.listen and each.name in ("host", "port") and getattr(settings, each.name) != each.default:
+            yield ((each.name, "listen"), "has no effect beside listen: say it there, or leave one of them away")
+    if settings.open_to_all:
+        return
+    if not (settings.listen or settings.keys or is_loopback(settings.host)):
+        ways_out = "set CLAUDEPROXY_KEYS, or leave HOST on 127.0.0.1"
+        yield (("host", "keys"), f"{settings.host!r} can be reached from other machines, which needs keys: {ways_out}")
+    for name, listens, remedy in (
+        ("listen", () if settings.keys else settings.listen, "which needs keys: set CLAUDEPROXY_KEYS"),
+        ("admin_listen", settings.admin_listen, "which it must not be"),
+    ):
+        for written in listens:
+            if Address.read(written).is_open or written in found_open:
+                ways_out = f"{remedy}, or listen on an interface such as 127.0.0.1, or set OPEN_TO_ALL=true"
+                yield ((name, "keys"), f"{written!r} can be reached from other machines, {ways_out}")
 
 
 def _conflicts_of(backend: BackendSettings) -> Iterator[Conflict]:
@@ -56,12 +84,3 @@ def _conflicts_of(backend: BackendSettings) -> Iterator[Conflict]:
             path, root = _PATHS[backend.provider]
             if path.search(backend.base_url):
                 yield ((name, provider), f"expected {root}, found {backend.base_url!r}")
-
-
-def is_loopback(host: str) -> bool:
-    """True if only this machine can reach it: 127.0.0.0/8, ::1 and localhost."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host.casefold() == "localhost"
-    return address == ipaddress.IPv6Address("::1") or address in ipaddress.IPv4Network("127.0.0.0/8")

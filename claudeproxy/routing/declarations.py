@@ -74,3 +74,8 @@ def declarations(holder: type[attrs.AttrsInstance]) -> tuple[Declaration, ...]:
         for attribute in attrs.fields(holder)
         if _DECLARED in attribute.metadata
     )
+
+
+def only_restart(holder: type[attrs.AttrsInstance]) -> tuple[str, ...]:
+    """The names of those that a reload cannot change."""
+    return tuple(each.name for each in declarations(holder) if each.restart)

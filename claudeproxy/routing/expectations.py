@@ -128,6 +128,22 @@ def list_of(each: Expectation) -> Expectation:
     return Expectation(words, read, from_text, each.secret)
 
 
+def endpoints() -> Expectation:
+    """Addresses to listen on, kept as a tuple of Twisted's endpoint strings. In the environment blanks stand between
+    them, because they have colons and commas of their own."""
+    words = "a list of endpoint strings such as tcp:8080:interface=127.0.0.1 or unix:/run/claudeproxy.sock"
+    fits = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^\x00-\x1f]+")
+
+    def read(value: object) -> tuple[str, ...]:
+        several: list[Any] = [*value] if isinstance(value, list | tuple) else []
+        good = all(isinstance(each, str) and fits.fullmatch(each) for each in several)
+        if not isinstance(value, list | tuple) or not good:
+            raise Unfit(words)
+        return tuple(several)
+
+    return Expectation(words, read, str.split)
+
+
 def paths_by_name() -> Expectation:
     """A table of names and the paths that belong to them; kept as pairs in the order of their names, so that it can be
     compared and hashed."""

@@ -18,6 +18,7 @@ from claudeproxy.routing.declarations import PROVIDERS, setting
 from claudeproxy.routing.expectations import (
     NO_SECRET,
     Secret,
+    endpoints,
     flag,
     list_of,
     one_of,
@@ -232,11 +233,47 @@ class Settings:
         doc="The port to listen on; 0 is any free one.",
         restart=True,
     )
+    listen: tuple[str, ...] = setting(
+        (),
+        env="LISTEN",
+        expects=endpoints(),
+        doc="Where to listen, instead of `host` and `port`: any number of Twisted's endpoint strings (`tcp:`, `ssl:`, "
+        "`unix:`, `systemd:` …), outside of the file with blanks between them.",
+        restart=True,
+    )
+    admin_listen: tuple[str, ...] = setting(
+        (),
+        env="ADMIN_LISTEN",
+        expects=endpoints(),
+        doc="Where to listen for operators and their monitors, who need no key there; written as `listen`. Beyond "
+        "loopback only with `open_to_all`.",
+        restart=True,
+    )
+    open_to_all: bool = setting(
+        False,
+        env="OPEN_TO_ALL",
+        expects=flag(),
+        doc="Whether other machines may come in without a key, and to `admin_listen`: only where something in front of "
+        "the proxy decides who comes in.",
+    )
     log_level: str = setting(
         "info",
         env="LOG_LEVEL",
         expects=one_of("debug", "info", "warn", "error"),
         doc="The least important lines that are still logged.",
+    )
+    log_format: str = setting(
+        "text",
+        env="LOG_FORMAT",
+        expects=one_of("text", "json"),
+        doc="How lines of the log are written: `text` for people, `json` for machines, one object a line.",
+    )
+    metrics: str = setting(
+        "public",
+        env="METRICS",
+        expects=one_of("public", "admin", "off"),
+        doc="Where `/metrics` is: on every listener, for who has a key (`public`), on the admin listener alone "
+        "(`admin`), or nowhere.",
     )
     default_model: str = setting(
         "",

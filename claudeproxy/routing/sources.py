@@ -7,7 +7,7 @@ compares two of its results.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -86,9 +86,10 @@ def settle(sources: Sources) -> Settled:
     return Settled(settings, reading.pinned, reading.overruled)
 
 
-def verify(settings: Settings) -> None:
-    """Raise `SettingsError` if these settings, made by a program, cannot be used together."""
-    if faults := [Fault(names[0], names[0], problem) for names, problem in conflicts(settings)]:
+def verify(settings: Settings, found_open: Collection[str] = ()) -> None:
+    """Raise `SettingsError` if these settings, made by a program, cannot be used together; ``found_open`` as in
+    `conflicts`."""
+    if faults := [Fault(names[0], names[0], problem) for names, problem in conflicts(settings, found_open)]:
         raise SettingsError(faults)
 
 

@@ -13,6 +13,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("check", "claudeproxy.service.command_check", "Checks the settings, and asks every backend what it is."),
     ("env", "claudeproxy.service.command_env", "Prints the variables that start Claude Code against the proxy."),
     ("why", "claudeproxy.service.command_why", "Tells why a request went as it did."),
+    ("units", "claudeproxy.service.command_units", "Prints the units for systemd."),
 )
 
 #: Exit statuses: done; what was asked is not so; the command line or the settings are wrong.

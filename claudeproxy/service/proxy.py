@@ -1,33 +1,40 @@
 """The whole proxy as one service: what the daemon runs, and what another Twisted program embeds."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from attrs import define, evolve, field
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from twisted.web.resource import IResource
 
+from claudeproxy.backends.gguf import UnusableModel
 from claudeproxy.backends.interfaces import Backend
 from claudeproxy.backends.state_file import StateFile
-from claudeproxy.routing.conflicts import is_loopback
-from claudeproxy.routing.findings import Fault, SettingsError
+from claudeproxy.backends.tokenizer import BadTokenizer
+from claudeproxy.routing.addresses import Address
+from claudeproxy.routing.conflicts import addresses
+from claudeproxy.routing.declarations import only_restart
+from claudeproxy.routing.findings import Fault
 from claudeproxy.routing.settings import Settings
-from claudeproxy.routing.sources import verify
+from claudeproxy.routing.sources import SettingsError, verify
+from claudeproxy.service.certificates import BadCertificate
+from claudeproxy.service.listening import CannotListen, Listening
 from claudeproxy.service.observers import Logs
 from claudeproxy.service.reading import NO_FILE
 from claudeproxy.service.workshop import Workshop, check_embedded, check_tokenizers, names
+from claudeproxy.web.admin import AdminAPI
 from claudeproxy.web.app import MessagesAPI
 from claudeproxy.web.exchange import Exchanges, Witness
+from claudeproxy.web.exposition import Exposition, MetricsPage, Sources
 from claudeproxy.web.live import Live
+from claudeproxy.web.metrics import Metrics
 from claudeproxy.web.recorder import Recorder
 from claudeproxy.web.records import RecordsAPI
 from claudeproxy.web.request_log import RequestLog
@@ -35,10 +42,6 @@ from claudeproxy.web.site import ProxySite
 
 #: What a daemon that stops gives its last error events to reach their clients, in seconds.
 FAREWELL = 1.0
-
-
-class CannotListen(Exception):
-    """The address is taken, or not this machine's; the text says which and what to do."""
 
 
 def exporting(reactor: Any, log: Logger) -> Any:
@@ -72,9 +75,10 @@ def new_id() -> str:
 class Proxy(Service):
     """Serves the Messages API with ``settings``.
 
-    Starting it starts the backends and, with ``listens``, the HTTP server. Stopping it turns new requests away, lets
-    running answers finish for ``drain_ms``, tells the rest, and stops the backends; the Deferred of `stopService`
-    fires after that. `resource` is the same API for a Site of somebody else.
+    Making it raises `SettingsError`, or `service.listening.BadAddress` for an address that means nothing. Starting it
+    starts the backends and, with ``listens``, the HTTP servers. Stopping it lets nobody else in, lets running answers
+    finish for ``drain_ms``, tells the rest, and stops the backends; the Deferred of `stopService` fires after that.
+    `resource` is the same API for a Site of somebody else.
     """
 
     _settings: Settings
@@ -87,25 +91,32 @@ class Proxy(Service):
     _exchanges: Exchanges = field(init=False)
     _live: Live = field(init=False)
     _api: MessagesAPI = field(init=False)
+    _metrics: Metrics = field(factory=Metrics, init=False)
     _records: RecordsAPI = field(init=False)
-    _port: IListeningPort | None = field(default=None, init=False)
-    _site: ProxySite | None = field(default=None, init=False)
+    _admin: AdminAPI = field(init=False)
+    _doors: Listening = field(init=False)
+    _admin_doors: Listening = field(init=False)
+    #: Clients' and operators', once they are served.
+    _sites: list[ProxySite] = field(factory=list, init=False)
     _state: StateFile | None = field(default=None, init=False)
     _exporting: Any = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         verify(self._settings)
+        self._doors = self._listening("listen", addresses(self._settings))
+        self._admin_doors = self._listening("admin_listen", map(Address.read, self._settings.admin_listen))
+        verify(self._settings, self._found_open())
         check_tracing(self._settings)
-        self._logs.set_level(self._settings.log_level)
+        self._set_log(self._settings)
         self._log = self._logs.logger("service")
         self._workshop = Workshop(self._reactor, self._logs, lambda: secrets.token_hex(32), self._new_id)
         recorder = Recorder(lambda: self._settings)
-        witnesses: list[Witness] = [RequestLog(self._logs.logger("requests")), recorder]
+        witnesses: list[Witness] = [RequestLog(self._logs.logger("requests")), self._metrics, recorder]
         if self._settings.tracing:
             self._exporting = exporting(self._reactor, self._logs.logger("tracing"))
             witnesses.append(self._exporting.tracing)
         self._exchanges = Exchanges(self._reactor, witnesses, self._new_id)
-        self._records = RecordsAPI(lambda: self._settings, recorder, self._reactor, self._new_id)
+        self._records = RecordsAPI(lambda: self._live, recorder, self._reactor, self._new_id)
         self._live = self._workshop.live(self._settings)
         if self._settings.state_file not in ("", NO_FILE):
             self._state = StateFile(
@@ -118,30 +129,50 @@ class Proxy(Service):
             self._workshop.changed = self._state.changed
         log = self._logs.logger("web")
         self._api = MessagesAPI(lambda: self._live, self._exchanges, self._reactor, log, self._new_id)
+        exposition = self._api.exposition = self._exposition()
+        self._admin = AdminAPI(lambda: self._live, self._exchanges, exposition)
         self.setName("claudeproxy")
 
     def resource(self) -> IResource:
-        """The API, to be put anywhere into a tree of resources. It serves while this service runs."""
-        return self._api.resource(self.records())
+        """The API, to be put anywhere into a tree of resources. It serves while this service runs. What operators look
+        at is below ``/admin``, unless there is a listener for them."""
+        return self._api.resource(None if self._settings.admin_listen else self.records())
 
     def records(self) -> IResource:
         """The flight recorder's routes, with a gate of their own, for a Site of their own."""
         return self._records.resource()
 
+    def metrics(self) -> IResource:
+        """The metrics as a resource of their own, whatever the settings say and whoever asks."""
+        assert self._api.exposition is not None
+        return MetricsPage(self._api.exposition, self._logs.logger("metrics"))
+
     @property
     def port(self) -> int:
-        """Where it listens; the way to learn it when the settings said 0."""
-        assert self._port is not None, "it does not listen"
-        return int(self._port.getHost().port)  # type: ignore[attr-defined]
+        """The first TCP port; the way to learn it when the settings said 0."""
+        for port in self._doors.ports:
+            host = port.getHost()
+            if isinstance(host, IPv4Address | IPv6Address):
+                return int(host.port)
+        raise AssertionError("it listens on no TCP port")
+
+    @property
+    def urls(self) -> list[str]:
+        """Where clients can reach it."""
+        return self._doors.urls
+
+    @property
+    def longest_drain(self) -> float:
+        """How long stopping may take, in seconds, as far as it is the clients' affair."""
+        return self._settings.drain_ms / 1000 + 3 * FAREWELL
 
     def privilegedStartService(self) -> None:
         super().privilegedStartService()
-        if self._listens:
-            self._listen()
+        self._listen()
 
     def startService(self) -> None:
         super().startService()
-        if self._listens and self._port is None:  # nobody called privilegedStartService
+        if not self._sites:  # nobody called privilegedStartService
             self._listen()
         if self._state is not None:
             self._workshop.learned.load(self._state.load())
@@ -156,22 +187,34 @@ class Proxy(Service):
         super().stopService()
         return Deferred.fromCoroutine(self._drain())
 
+    def reload_refused(self) -> None:
+        """Settings could not even be read: that counts as a reload, too."""
+        self._metrics.reloads["refused"] += 1
+
     def reload(self, settings: Settings) -> None:
         """Swaps the settings for new requests; running ones end on those that they began with. It goes on listening
-        where it does: host and port stay.
+        where it does, with certificates that are read again.
 
-        Raises `SettingsError` or `UnusableModel`, and then nothing has changed.
+        Raises `SettingsError`, `UnusableModel`, `BadTokenizer` or `BadCertificate`, and then nothing has changed.
         """
-        # The address stays until a restart: what is checked must fit the one it really listens on.
-        unchanged = {each: getattr(self._settings, each) for each in ("host", "port", "state_file", "tracing")}
+        # The addresses stay until a restart: what is checked must fit those it really listens on.
+        unchanged = {each: getattr(self._settings, each) for each in only_restart(Settings)}
         settings = evolve(settings, **unchanged)
-        verify(settings)
-        check_embedded(settings)
-        check_tokenizers(settings)
+        try:
+            verify(settings, self._found_open())
+            check_embedded(settings)
+            check_tokenizers(settings)
+            renewed = [each.renewed() for each in (self._doors, self._admin_doors)]
+        except (SettingsError, UnusableModel, BadTokenizer, BadCertificate):
+            self.reload_refused()
+            raise
         before = set(self._live.backends.values())
         live = self._workshop.live(settings)
-        self._logs.set_level(settings.log_level)
+        for take in renewed:
+            take()
+        self._set_log(settings)
         self._settings, self._live = settings, live
+        self._metrics.reloads["ok"] += 1
         for backend in live.backends.values():
             if backend in before:
                 backend.look_again()
@@ -179,6 +222,21 @@ class Proxy(Service):
                 backend.start()
         for retired in self._workshop.retire(live):
             Deferred.fromCoroutine(self._retire(retired))
+
+    def _set_log(self, settings: Settings) -> None:
+        self._logs.set_level(settings.log_level)
+        self._logs.set_form(settings.log_format)
+
+    def _exposition(self) -> Exposition:
+        workshop, orphanage = self._workshop, self._api.orphanage
+        sources = Sources(
+            live=lambda: self._live,
+            waiting=lambda: len(orphanage),
+            resends=workshop.resends,
+            verdicts=workshop.verdicts,
+            log_lines_lost=lambda: self._logs.lost,
+        )
+        return Exposition(self._metrics, sources, self._reactor)
 
     async def _retire(self, backend: Backend) -> None:
         await self._exchanges.finished()  # some of those that run just now may be its
@@ -192,72 +250,87 @@ class Proxy(Service):
         except Exception:  # one that cannot be closed must not keep the others open
             self._log.failure("closing a backend failed")
 
+    def _listening(self, setting: str, where: Iterable[Address]) -> Listening:
+        """Ready to listen there."""
+        written = getattr(self._settings, setting)
+        return Listening.at(
+            setting, written, where if self._listens else (), self._reactor, self._logs.logger("service")
+        )
+
+    def _found_open(self) -> frozenset[str]:
+        return self._doors.found_open | self._admin_doors.found_open
+
     def _listen(self) -> None:
-        self._site = site = ProxySite(self.resource(), self._longest_body, self._new_id, self._reactor)
-        listening: Deferred[IListeningPort] = self._endpoint().listen(site)
-        outcome: list[Any] = []
-        listening.addBoth(outcome.append)  # a TCP endpoint answers at once
-        failure = outcome[0]
-        if isinstance(getattr(failure, "value", None), CannotListenError):
-            settings = self._settings
-            raise CannotListen(
-                # Short: twistd passes on a hundred bytes of it to the terminal that it came from.
-                f"cannot listen on {settings.host}:{settings.port}: {_reason(failure.value)}; set PORT or HOST"
-            )
-        if hasattr(failure, "raiseException"):
-            failure.raiseException()
-        self._port = failure
+        for doors, resource, remedy in (
+            (self._doors, self.resource(), "LISTEN" if self._settings.listen else "PORT or HOST"),
+            (self._admin_doors, self._admin.resource(self.records()), "ADMIN_LISTEN"),
+        ):
+            site = ProxySite(resource, self._longest_body, self._new_id, self._reactor)
+            try:
+                doors.listen(site, remedy)
+            except CannotListen:
+                self._sites.clear()
+                Deferred.fromCoroutine(self._doors.close())
+                raise
+            self._sites.append(site)
 
     def _longest_body(self) -> int:
         return self._settings.body_limit_mb * 1024 * 1024
 
-    def _endpoint(self) -> IStreamServerEndpoint:
-        host, port = self._settings.host, self._settings.port
-        kind = TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint
-        endpoint: IStreamServerEndpoint = kind(self._reactor, port, backlog=1024, interface=host)
-        return endpoint
-
     def _introduce(self) -> None:
         settings = self._settings
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
-        address = f"http://[{host}]" if ":" in host and not host.startswith("[") else f"http://{host}"
-        key = "YOUR_KEY" if settings.keys else "none"
-        self._log.info("claudeproxy listens on {address}:{port}", address=address, port=self.port)
+        for url in self.urls:
+            self._log.info("claudeproxy listens on {address}", address=url)
+        for url in self._admin_doors.urls:
+            self._log.info("operators find it on {address}", address=url)
         self._log.info("answers come from {backends}", backends=names(self._live.backends.values()))
         embedded = self._live.settings.backends[0].provider == "local"
-        self._log.info(
-            "start Claude Code with: ANTHROPIC_BASE_URL={address}:{port} ANTHROPIC_API_KEY={key} "
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1 claude{flags}",
-            address=address,
-            port=self.port,
-            key=key,
-            # The embedded model's window holds a conversation, but not the definitions of all of Claude Code's tools.
-            flags=' --bare --tools ""' if embedded else "",
-        )
-        if not is_loopback(settings.host):
-            self._log.warn("{host} can be reached from other machines; every request needs a key", host=settings.host)
+        for url in [each for each in self.urls if each.startswith("http")][:1]:
+            self._log.info(
+                "start Claude Code with: ANTHROPIC_BASE_URL={address} ANTHROPIC_API_KEY={key} "
+                "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1 claude{flags}",
+                address=url,
+                key="YOUR_KEY" if settings.keys else "none",
+                # The embedded model's window holds a conversation, but not the definitions of all of Claude Code's
+                # tools.
+                flags=' --bare --tools ""' if embedded else "",
+            )
+        need = "every request needs a key" if settings.keys else "no request needs a key, as open_to_all says"
+        for each in sorted(self._doors.found_open):
+            self._log.warn("{address} can be reached from other machines; {need}", address=each, need=need)
+        for each in sorted(self._admin_doors.found_open):
+            self._log.warn("{address}, for operators, can be reached from other machines", address=each)
 
     async def _drain(self) -> None:
         self._exchanges.draining = True
         self._api.orphanage.close()
-        if self._port is not None:
-            port, self._port = self._port, None
-            await maybeDeferred(port.stopListening)
-        await self._wait_for(self._exchanges.finished(), self._settings.drain_ms / 1000)
+        await self._doors.close()
+        await self._wait_for(Deferred.fromCoroutine(self._all_answered()), self._settings.drain_ms / 1000)
+        self._exchanges.closed = True
+        self._api.orphanage.close()
         if len(self._exchanges):
             self._log.warn("{count} answers are cut off, because the daemon stops", count=len(self._exchanges))
             self._exchanges.stop_all()
             await self._wait_for(self._exchanges.finished(), FAREWELL)
-        if self._site is not None:
+        await self._admin_doors.close()  # until now its monitors could see that it stops
+        for site in self._sites:
             # An answer is finished before its last bytes are out, and the reactor would not wait for them.
-            await self._wait_for(self._site.close_connections(), FAREWELL)
+            await self._wait_for(site.close_connections(), FAREWELL)
+        self._sites.clear()
         for backend in self._workshop.all():
             await self._close(backend)
         if self._state is not None:
             await self._state.close()
         if self._exporting is not None:
             await self._exporting.stop()
-        self._exchanges.draining = False
+        self._exchanges.draining = self._exchanges.closed = False
+
+    async def _all_answered(self) -> None:
+        """Until every answer is out and every client has left, or has had the time to ask once more."""
+        for site in self._sites[:1]:  # operators may go on looking
+            await site.drain()
+        while len(self._exchanges):
+            await self._exchanges.finished()
 
     async def _wait_for(self, finished: Deferred[None], seconds: float) -> None:
         if finished.called:
@@ -270,7 +343,3 @@ class Proxy(Service):
                 raise
         else:
             limit.cancel()
-
-
-def _reason(fault: CannotListenError) -> str:
-    return str(getattr(fault.socketError, "strerror", None) or fault.socketError)

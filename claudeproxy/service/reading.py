@@ -1,10 +1,11 @@
 """Where settings come from: the file on disk, this process's environment, the command line."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from attrs import evolve, frozen
 
+from claudeproxy.routing.addresses import Address
 from claudeproxy.routing.settings import Settings
 from claudeproxy.routing.sources import SettingsError, Settled, Sources, model_map_path, settle
 
@@ -54,7 +55,10 @@ class Reader:
         ]
         given = settings.state_file
         state_file = given if given == NO_FILE else absolute(given or self._usual_state_file())
-        return evolve(settings, backends=backends, state_file=state_file)
+        listen, admin_listen = (
+            tuple(_moved(each, absolute) for each in several) for several in (settings.listen, settings.admin_listen)
+        )
+        return evolve(settings, backends=backends, state_file=state_file, listen=listen, admin_listen=admin_listen)
 
     def _usual_state_file(self) -> str:
         """Systemd's state directory, else where the XDG Base Directory Specification puts state; "" without a home."""
@@ -63,6 +67,13 @@ class Reader:
             folders.append(f"{self.environ[name]}/{below}" if self.environ.get(name) else "")
         found = next(filter(None, folders), "")
         return f"{found}/counts.json" if found else ""
+
+
+def _moved(written: str, absolute: Callable[[str], str]) -> str:
+    """An endpoint string with absolute paths; one without paths stays as it was written."""
+    address = Address.read(written)
+    moved = address.with_paths(absolute)
+    return written if moved == address else str(moved)
 
 
 def _text(path: Path, named_by: str) -> str:

@@ -10,9 +10,13 @@ from twisted.logger import Logger
 
 from claudeproxy.backends.gguf import UnusableModel
 from claudeproxy.backends.tokenizer import BadTokenizer
+from claudeproxy.routing.declarations import only_restart
+from claudeproxy.routing.settings import Settings
 from claudeproxy.routing.sources import SettingsError, Settled, changes
+from claudeproxy.service.certificates import BadCertificate
 from claudeproxy.service.proxy import Proxy
 from claudeproxy.service.reading import Reader, Unreadable
+from claudeproxy.service.systemd import Systemd
 
 
 @define(eq=False, slots=False)
@@ -24,6 +28,7 @@ class ReloadOnHangup(Service):
     _settled: Settled
     _reactor: Any
     _log: Logger
+    _systemd: Systemd
     _previous: Any = field(default=None, init=False)
 
     def startService(self) -> None:
@@ -35,18 +40,31 @@ class ReloadOnHangup(Service):
         signal.signal(signal.SIGHUP, self._previous or signal.SIG_DFL)
 
     def reload(self) -> None:
-        """Reads the settings anew and, if they are good, hands them to the proxy."""
+        """Reads the settings anew and, if they are good, hands them to the proxy. Systemd is told of it."""
+        self._systemd.reloading()
+        status = "Serves; a reload failed, the log says why."
         try:
-            settled = self._reader.read()
+            settled = self._read()
             self._proxy.reload(settled.settings)
-        except (SettingsError, Unreadable, UnusableModel, BadTokenizer) as fault:
+            status = "Serves; the settings were read again."
+        except (SettingsError, Unreadable, UnusableModel, BadTokenizer, BadCertificate) as fault:
             for line in str(fault).splitlines():
                 self._log.error("reload refused, the old settings stay: {line}", line=line)
+            status = "Serves with the old settings: the new ones were refused, the log says why."
             return
+        finally:
+            self._systemd.ready(status)
         self._say_what_changed(settled)
         # What needs a restart is not in force, and must not be compared with the next time.
-        in_force = {each: getattr(self._settled.settings, each) for each in ("host", "port", "state_file", "tracing")}
+        in_force = {each: getattr(self._settled.settings, each) for each in only_restart(Settings)}
         self._settled = evolve(settled, settings=evolve(settled.settings, **in_force))
+
+    def _read(self) -> Settled:
+        try:
+            return self._reader.read()
+        except (SettingsError, Unreadable):
+            self._proxy.reload_refused()
+            raise
 
     def _say_what_changed(self, settled: Settled) -> None:
         changed = changes(self._settled, settled)

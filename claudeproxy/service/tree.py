@@ -1,29 +1,50 @@
 """What ``twistd claudeproxy`` runs."""
 
 import os
+import resource
 from pathlib import Path
+from typing import Any
 
 from twisted.application.service import IService, MultiService
+from twisted.internet.defer import Deferred
+from twisted.logger import ILogObserver, Logger
 
 from claudeproxy.backends.gguf import UnusableModel
 from claudeproxy.backends.tokenizer import BadTokenizer
 from claudeproxy.routing.sources import SettingsError
+from claudeproxy.service.listening import BadAddress, CannotListen
+from claudeproxy.service.log_file import sheet_of
 from claudeproxy.service.observers import Logs
 from claudeproxy.service.options import Options
-from claudeproxy.service.proxy import CannotListen, Proxy
+from claudeproxy.service.proxy import Proxy
 from claudeproxy.service.reading import Reader, Unreadable
 from claudeproxy.service.reload import ReloadOnHangup
+from claudeproxy.service.scribe import Scribe
+from claudeproxy.service.systemd import Systemd
 from claudeproxy.service.workshop import check_embedded, check_tokenizers
 
 __all__ = ["Daemon", "Options", "makeService"]
 
 
 class Daemon(MultiService):
-    """The proxy, and its reload on SIGHUP. ``in_front`` of a terminal, a taken port ends it with one plain line."""
+    """The proxy, and its reload on SIGHUP; systemd is told what becomes of it. ``in_front`` of a terminal, a taken port
+    ends it with one plain line.
 
-    def __init__(self, in_front: bool) -> None:
+    As a part of twistd's application it brings the observer of the log along, ``scribe``, if there is one.
+    """
+
+    def __init__(self, proxy: Proxy, systemd: Systemd, in_front: bool, scribe: Scribe | None = None) -> None:
         super().__init__()
+        self._proxy = proxy
+        self._systemd = systemd
         self._in_front = in_front
+        self._scribe = scribe
+        proxy.setServiceParent(self)
+
+    def setServiceParent(self, parent: Any) -> None:
+        super().setServiceParent(parent)
+        if self._scribe is not None and hasattr(parent, "setComponent"):
+            parent.setComponent(ILogObserver, self._scribe)  # twistd looks there before it makes one itself
 
     def privilegedStartService(self) -> None:
         try:
@@ -32,6 +53,31 @@ class Daemon(MultiService):
             if self._in_front:
                 raise SystemExit(f"claudeproxy: {fault}") from None
             raise  # twistd passes it on to the terminal that it came from
+
+    def startService(self) -> None:
+        super().startService()
+        self._systemd.ready(f"Serves on {', '.join(self._proxy.urls)}.")
+        self._systemd.begin_watchdog()
+
+    def stopService(self) -> Deferred[Any]:
+        self._systemd.stopping(self._proxy.longest_drain)
+        stopping: Deferred[Any] = super().stopService()
+        return stopping.addBoth(self._ended)
+
+    def _ended(self, result: Any) -> Any:
+        self._systemd.end_watchdog()
+        return result
+
+
+def raise_descriptor_limit(log: Logger) -> None:
+    """Lets this process open as many files and connections as the system allows it to at all: every client and every
+    backend's answer is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError):  # some systems say "infinite" and mean another number
+        hard = soft
+    log.debug("at most {hard} files and connections; it was {soft}", hard=hard, soft=soft)
 
 
 def makeService(options: Options) -> IService:
@@ -45,14 +91,24 @@ def makeService(options: Options) -> IService:
         settled = reader.read()
         check_embedded(settled.settings)
         check_tokenizers(settled.settings)
-    except (SettingsError, Unreadable, UnusableModel, BadTokenizer) as fault:
-        raise SystemExit(f"claudeproxy: {fault}") from None
-    logs = Logs()
-    try:
+        scribe = _scribe(options.parent)
+        logs = Logs(scribe=scribe)
         proxy = Proxy(settled.settings, reactor, logs=logs)
-    except SettingsError as fault:
+    except (SettingsError, Unreadable, UnusableModel, BadTokenizer, BadAddress) as fault:
         raise SystemExit(f"claudeproxy: {fault}") from None
-    daemon = Daemon(in_front=bool(options.parent and options.parent["nodaemon"]))
-    proxy.setServiceParent(daemon)
-    ReloadOnHangup(proxy, reader, settled, reactor, logs.logger("reload")).setServiceParent(daemon)
+    raise_descriptor_limit(logs.logger("service"))
+    systemd = Systemd(dict(os.environ), reactor, logs.logger("systemd"), os.getpid())
+    daemon = Daemon(proxy, systemd, bool(options.parent and options.parent.get("nodaemon")), scribe)
+    ReloadOnHangup(proxy, reader, settled, reactor, logs.logger("reload"), systemd).setServiceParent(daemon)
     return daemon
+
+
+def _scribe(twistd_options: Any) -> Scribe | None:
+    """Who writes the log: nobody of ours under `twist`, or where twistd was told of another log."""
+    if twistd_options is None or "logfile" not in twistd_options:
+        return None
+    try:
+        sheet = sheet_of(twistd_options)
+    except OSError as fault:
+        raise SystemExit(f"claudeproxy: the log file cannot be opened: {fault.filename}: {fault.strerror}") from None
+    return None if sheet is None else Scribe(sheet)

@@ -1,12 +1,12 @@
 """Makes backends out of settings, and keeps over a reload those whose settings stayed."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from attrs import define, evolve, field
-from twisted.application.service import IService
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
@@ -71,10 +71,17 @@ class Workshop:
     learned: Learned = field(factory=Learned, init=False)
     #: Called when something was learned.
     changed: Callable[[], None] = field(default=_nothing, init=False)
+    #: How often requests were sent again, by the backend's name; it only grows.
+    resends: Counter[str] = field(factory=Counter, init=False)
     _sessions: Sessions = field(factory=Sessions, init=False)
     _scale: PromptScale = field(factory=PromptScale, init=False)
     _documents: DocumentReader = field(factory=lambda: DocumentReader(deferToThread), init=False)
     _made: dict[BackendSettings, Backend] = field(factory=dict, init=False)
+
+    @property
+    def verdicts(self) -> Mapping[str, int]:
+        """How often each cause was found of what became of a prompt cache."""
+        return self._sessions.tally
 
     def live(self, settings: Settings) -> Live:
         """What these settings describe. New backends are made, not started."""
@@ -172,7 +179,7 @@ class Workshop:
         place: str,
         locate: Callable[[], Awaitable[Target]],
         manner: Manner,
-        process: IService | None = None,
+        process: EmbeddedModel | None = None,
     ) -> Backend:
         log = self._logs.logger("backends")
         return TranslatingBackend(
@@ -192,7 +199,8 @@ class Workshop:
         )
 
     def _client(self, settings: BackendSettings) -> BackendClient:
-        return BackendClient.over_network(settings.name, self._reactor, settings.connect_timeout_ms / 1000)
+        timeout = settings.connect_timeout_ms / 1000
+        return BackendClient.over_network(settings.name, self._reactor, timeout, self.resends)
 
 
 def _limits(settings: BackendSettings) -> Limits:

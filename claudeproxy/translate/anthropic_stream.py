@@ -15,10 +15,11 @@ from typing import Any
 from attrs import define, field
 
 from claudeproxy.translate.anthropic_blocks import Block, Waiting
+from claudeproxy.translate.arguments import mended
 from claudeproxy.translate.failures import is_bare_error, problem_from_error
 from claudeproxy.translate.stops import CUTS, Ending, shown_reason
 from claudeproxy.translate.stream_machine import StreamMachine
-from claudeproxy.translate.tool_calls import ToolCall, index_of, mended
+from claudeproxy.translate.tool_calls import ToolCall, index_of
 from claudeproxy.translate.usage import from_anthropic
 from claudeproxy.wire.json import encode_text
 from claudeproxy.wire.shapes import mapping, word

@@ -81,6 +81,8 @@ class Estimate:
 
     tokens: int
     source: str
+    #: How many of them were counted: those of the beginning that an earlier prompt was.
+    counted: int = 0
 
 
 @define
@@ -129,7 +131,7 @@ class Learned:
         self._models.move_to_end((backend, model))
         vector = (*size.vector, 1)
         counted, tokens = self._beginning((backend, model), size) or (_NONE, 0)
-        return Estimate(max(1, round(tokens + _sum(known.weights, _less(vector, counted)))), LEARNED)
+        return Estimate(max(1, round(tokens + _sum(known.weights, _less(vector, counted)))), LEARNED, tokens)
 
     def learn(self, backend: str, model: str, size: Size, tokens: int) -> bool:
         """Corrects the model's weights by the real ``tokens`` of a prompt; tells whether they were believed."""

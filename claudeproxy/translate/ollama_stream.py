@@ -5,10 +5,11 @@ from typing import Any
 
 from attrs import define
 
+from claudeproxy.translate.arguments import mended
 from claudeproxy.translate.failures import problem_from_error
 from claudeproxy.translate.stops import shown_reason
 from claudeproxy.translate.stream_machine import StreamMachine
-from claudeproxy.translate.tool_calls import ToolCall, mended
+from claudeproxy.translate.tool_calls import ToolCall
 from claudeproxy.translate.usage import from_ollama
 from claudeproxy.wire.json import encode_text
 

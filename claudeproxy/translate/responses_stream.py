@@ -11,13 +11,14 @@ from typing import Any
 
 from attrs import define, evolve, field
 
+from claudeproxy.translate.arguments import mended
 from claudeproxy.translate.failures import is_bare_error, problem_from_error
 from claudeproxy.translate.responses_items import SIGNED
 from claudeproxy.translate.responses_progress import Item, Items
 from claudeproxy.translate.signatures import Reasoning
 from claudeproxy.translate.stops import CUTS, Ending, ending_of
 from claudeproxy.translate.stream_machine import StreamMachine
-from claudeproxy.translate.tool_calls import ToolCall, mended
+from claudeproxy.translate.tool_calls import ToolCall
 from claudeproxy.translate.usage import from_progress, from_responses, from_timings
 from claudeproxy.wire.json import NotJSON, decode, encode_text
 from claudeproxy.wire.shapes import mapping, objects, word

@@ -6,7 +6,8 @@ from typing import Any, Self
 
 from attrs import define, field, frozen
 
-from claudeproxy.wire.json import NotJSON, decode, encode_text
+from claudeproxy.translate.arguments import is_object, mended, without_halves
+from claudeproxy.wire.json import encode_text
 
 
 @frozen
@@ -63,7 +64,7 @@ class _Open:
         """Whether the arguments are an object already. It is asked for every piece, and looks at their ends first."""
         if not self.pieces or not self.pieces[-1].rstrip().endswith("}") or not self.pieces[0].lstrip().startswith("{"):
             return False
-        return _is_object(self.arguments)
+        return is_object(self.arguments)
 
     @property
     def is_blank(self) -> bool:
@@ -75,7 +76,7 @@ class _Open:
         if not self.id or (self.id, self.index) != (piece.id, piece.index) or piece.name not in ("", self.name):
             return False
         text = (piece.arguments or "").strip()
-        return text.startswith("{") and text.endswith("}") and text == self.arguments.strip() and _is_object(text)
+        return text.startswith("{") and text.endswith("}") and text == self.arguments.strip() and is_object(text)
 
 
 @define
@@ -123,7 +124,7 @@ class ToolCalls:
             if call.name and call.is_whole:
                 self._open.remove(call)
                 self._taken.append(call)
-                yield ToolCall(call.id, call.name, _without_halves(call.arguments))
+                yield ToolCall(call.id, call.name, without_halves(call.arguments))
 
     def finish(self, cut: bool) -> Iterator[ToolCall]:
         """Takes out all that is left. If the answer was ``cut`` at its limit, a call that is not whole was cut too,
@@ -135,7 +136,7 @@ class ToolCalls:
             if not call.name and not call.arguments.strip():
                 continue  # an empty entry is nothing
             arguments = mended(call.arguments, closing=not cut)
-            if cut and not (call.arguments.strip() and _is_object(arguments)):
+            if cut and not (call.arguments.strip() and is_object(arguments)):
                 self.dropped.append(call.name)
                 continue
             yield ToolCall(call.id, call.name, arguments)
@@ -215,97 +216,6 @@ def index_of(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, int) else None
-
-
-def mended(arguments: str, closing: bool) -> str:
-    """Arguments with unambiguous faults put right (rows 13, 14, 17); anything else as it is, for the client to judge.
-
-    ``closing`` allows to add missing brackets at the end, which is wrong where the answer was cut.
-    """
-    text = arguments.strip()
-    if text in ("", "null"):
-        return "{}"
-    value = _value(text)
-    if isinstance(value, dict):
-        return _without_halves(text)
-    if isinstance(value, str) and isinstance(_value(value), dict):
-        return _without_halves(value)
-    if value is not _INVALID:
-        return _without_halves(text)  # row 16: valid, but no object
-    unfenced = _without_raw_controls(_without_fence(text))
-    for attempt in (unfenced, _without_trailing_commas(unfenced), *([_closed(unfenced)] if closing else [])):
-        if isinstance(_value(attempt), dict):
-            return _without_halves(attempt.strip())
-    return arguments
-
-
-_INVALID = object()
-_FENCE = "```"
-#: A JSON string, closed or not, or a comma before a closing bracket: strings are matched so that commas in them stay.
-#: Possessive, because a model may stop in the middle of a megabyte, and nobody is to wait for a second reading of it.
-_STRING_OR_COMMA = re.compile(r'("(?:[^"\\]++|\\.)*+(?:"|\\?\Z))|,(?=\s*[}\]])', re.DOTALL)
-_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-_CONTROL = re.compile("[\0-\x1f]")
-_ESCAPE_OR_CONTROL = re.compile(r"\\.|([\0-\x1f])", re.DOTALL)
-#: Every escape of a JSON string; the group is half of a surrogate pair that stands alone.
-_ESCAPE = re.compile(
-    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
-)
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|([{}\[\]])|(")', re.DOTALL)
-
-
-def _without_fence(text: str) -> str:
-    if len(text) < 2 * len(_FENCE) or not (text.startswith(_FENCE) and text.endswith(_FENCE)):
-        return text
-    inner = text[len(_FENCE) : -len(_FENCE)]
-    return (inner[4:] if inner[:4].lower() == "json" else inner).strip()
-
-
-def _without_raw_controls(text: str) -> str:
-    """Line ends, tabs and the like within strings as their escapes; one behind a backslash has two readings."""
-    if not _CONTROL.search(text):
-        return text
-    return _STRING.sub(lambda found: _ESCAPE_OR_CONTROL.sub(_escaped, found[0]), text)
-
-
-def _escaped(found: re.Match[str]) -> str:
-    if not found[1]:
-        return found[0]
-    return "\\ufffd" if found[1] == "\0" else encode_text(found[1])[1:-1]  # row 63 wants no NUL
-
-
-def _without_halves(text: str) -> str:
-    """JSON without the escapes that are half a character, which strict clients refuse (row 63)."""
-    return _ESCAPE.sub(lambda found: "\\ufffd" if found[1] else found[0], text) if "\\u" in text else text
-
-
-def _without_trailing_commas(text: str) -> str:
-    return _STRING_OR_COMMA.sub(lambda found: found[1] or "", text)
-
-
-def _closed(text: str) -> str:
-    """The text with its missing closing brackets; as it is if anything else is missing, such as a quote."""
-    missing: list[str] = []
-    for found in _STRING_OR_BRACKET.finditer(text):
-        bracket = found[1]
-        if found[2]:
-            return text
-        if bracket in ("{", "["):
-            missing.append("}" if bracket == "{" else "]")
-        elif bracket and (not missing or missing.pop() != bracket):
-            return text
-    return text + "".join(reversed(missing))
-
-
-def _value(text: str) -> Any:
-    try:
-        return decode(text.encode("utf-8", "surrogatepass"))
-    except NotJSON:
-        return _INVALID
-
-
-def _is_object(text: str) -> bool:
-    return isinstance(_value(text), dict)
 
 
 def _word(value: Any) -> str:

@@ -73,6 +73,7 @@ def _note(exchange: Exchange, events: list[Event], tape: Tape | None, now: float
     if exchange.first_token is None and tape is not None and tape.spoken:
         exchange.first_token = now
     if isinstance(events[-1], _LAST):
+        exchange.last_token = now
         exchange.remarks = tuple(tape.remarks) if tape is not None else ()
         for event in events:
             if isinstance(event, MessageDelta):

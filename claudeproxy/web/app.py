@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from attrs import define, field
 from klein import Klein
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger, LogLevel
@@ -18,6 +19,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from claudeproxy.backends.client import leave_unread
 from claudeproxy.backends.interfaces import Backend, Call, Forwarder, Letter
+from claudeproxy.backends.tally import EXACT
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.problems import Problem, Refusal, from_status, internal, not_found, stopping, wrong_method
 from claudeproxy.routing.sessions import kin_of
@@ -26,10 +28,13 @@ from claudeproxy.translate.window import Fit
 from claudeproxy.web.answers import Answer, StreamAnswer, Times, WholeAnswer, answer_json, answer_problem
 from claudeproxy.web.bodies import letter_of, plain_path
 from claudeproxy.web.exchange import Exchange, Exchanges, printable
+from claudeproxy.web.exposition import Exposition
 from claudeproxy.web.guard import check_host, check_key, check_origin
+from claudeproxy.web.health import Health
 from claudeproxy.web.live import Live
 from claudeproxy.web.models import catalogue, page
 from claudeproxy.web.relay import Relay
+from claudeproxy.web.rules import Rules
 from claudeproxy.web.tape import Orphanage, Tape, Terms
 from claudeproxy.wire.json import encode
 from claudeproxy.wire.requests import model_of, read_count, read_messages, read_object
@@ -51,23 +56,27 @@ class MessagesAPI:
     _clock: IReactorTime
     _log: Logger
     _new_id: Callable[[], str]
+    #: What has been counted; None where nobody counts.
+    exposition: Exposition | None = field(default=None, init=False)
     #: The answers that wait for their clients to come back.
     orphanage: Orphanage = field(init=False)
+    _health: Health = field(init=False)
     #: What was told of already: backend and losses.
     _told: set[tuple[str, str, str]] = field(factory=set, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.orphanage = Orphanage(self._clock)
+        self._health = Health(self._live, self._exchanges)
 
     def resource(self, admin: IResource | None = None) -> IResource:
         """The API behind its gate, to be put into any Site; with what ``admin`` has below ``/admin``."""
-        return Gate(self.app.resource(), self._live, self._exchanges, admin)
+        return Gate(self.app, self._live, self._exchanges, admin)
 
     @app.route("/v1/messages", methods=["POST"], strict_slashes=False)
     async def messages(self, request: Request) -> bytes | None:
         live = self._live()
         exchange = self._exchanges.of(request)
-        letter = _letter(request, live)
+        letter = _letter(request, exchange, live)
         data = read_object(letter.body)
         exchange.journey.begins(letter.body, data)
         route, backend = _routed(live, exchange, model_of(data))
@@ -99,7 +108,7 @@ class MessagesAPI:
     async def count_tokens(self, request: Request) -> bytes | None:
         live = self._live()
         exchange = self._exchanges.of(request)
-        letter = _letter(request, live)
+        letter = _letter(request, exchange, live)
         data = read_object(letter.body)
         exchange.journey.begins(letter.body, data)
         route, backend = _routed(live, exchange, model_of(data))
@@ -109,6 +118,7 @@ class MessagesAPI:
         exchange.backend_model = printable(count.model)
         exchange.journey.fit = Fit(count.tokens, count.source, count.window)
         self._tell_losses(request, exchange, count.dropped, ())
+        exchange.count_source = count.source
         request.setHeader("x-claudeproxy-count-source", count.source)
         return answer_json(request, {"input_tokens": ceil(count.tokens * live.scale(count.window))})
 
@@ -133,11 +143,21 @@ class MessagesAPI:
             raise MethodNotAllowed([_METHODS[rest]]) if rest in _METHODS else NotFound
         exchange = self._exchanges.of(request)
         exchange.backend = default.name
-        await self._forward(request, exchange, default.forwarder, _letter(request, live), "")
+        await self._forward(request, exchange, default.forwarder, _letter(request, exchange, live), "")
 
     @app.route("/health", methods=["GET"])
     def health(self, request: Request) -> bytes:
-        return answer_json(request, {"status": "ok"})
+        return self._health.lives(request)
+
+    @app.route("/health/ready", methods=["GET"])
+    def ready(self, request: Request) -> bytes:
+        return self._health.is_ready(request)
+
+    @app.route("/metrics", methods=["GET"])
+    async def metrics(self, request: Request) -> bytes:
+        if self.exposition is None or self._live().settings.metrics != "public":
+            raise NotFound
+        return await self.exposition.answer(request)
 
     @app.route("/", methods=["GET"])
     @app.route("/api/hello", methods=["GET"])
@@ -169,11 +189,11 @@ class MessagesAPI:
 
     @app.handle_errors(Exception)
     def broken(self, request: Any, failure: Failure) -> bytes | None:
-        if not self._exchanges.has(request):
-            self._log.failure("a request failed after its client had gone", failure=failure)
-            return None
         exchange = self._exchanges.of(request)
-        self._log.failure("{request_id} failed", failure=failure, request_id=exchange.id)
+        if not self._exchanges.has(request):
+            self._log.failure("{request_id} failed after its client had gone", failure=failure, **exchange.told)
+            return None
+        self._log.failure("{request_id} failed", failure=failure, **exchange.told)
         if request.startedWriting:
             request.loseConnection()  # a stream that is cut is an error to every client; a clean end would not be
             return None
@@ -225,10 +245,10 @@ class MessagesAPI:
         self._log.emit(
             LogLevel.debug if told else level,
             "{request_id} {words} {backend}: {names}",
-            request_id=exchange.id,
             words=words,
             backend=exchange.backend,
             names=names,
+            **exchange.told,
         )
 
     async def _catalogue(self) -> dict[str, dict[str, Any]]:
@@ -252,7 +272,8 @@ class MessagesAPI:
                 leave_unread(response)
                 return False
             if response.code == 200:
-                request.setHeader("x-claudeproxy-count-source", "exact")
+                exchange.count_source = EXACT
+                request.setHeader("x-claudeproxy-count-source", EXACT)
             await self._relay(request, exchange, forwarder).carry(succeed(response))
             return True
         finally:
@@ -272,21 +293,29 @@ class Gate(Resource):
 
     isLeaf = True
     #: Asked for by monitors and warm-ups that have no key.
-    _open: ClassVar[frozenset[bytes]] = frozenset({b"/health", b"/", b"/api/hello"})
+    _open: ClassVar[frozenset[bytes]] = frozenset({b"/health", b"/health/ready", b"/", b"/api/hello"})
 
     def __init__(
-        self, inner: IResource, live: Callable[[], Live], exchanges: Exchanges, admin: IResource | None = None
+        self,
+        app: Klein,
+        live: Callable[[], Live],
+        exchanges: Exchanges,
+        admin: IResource | None = None,
+        needs_key: bool = True,
     ) -> None:
         super().__init__()
-        self._inner = inner
         self._admin = admin
+        self._needs_key = needs_key
+        self._inner = app.resource()
         self._live = live
         self._exchanges = exchanges
+        self._rules = Rules.of(app)
 
     def render(self, request: Any) -> Any:
         exchange = self._exchanges.enter(request)
         request.setHeader("request-id", exchange.id)
         request.postpath = plain_path(request.postpath)
+        exchange.route = self._rules.rule(_text(b"/" + b"/".join(request.postpath)))
         if self._admin is not None and request.postpath[:1] == [b"admin"]:
             return self._admin.render(request)  # it has a gate of its own
         problem = self._check(request)
@@ -297,15 +326,19 @@ class Gate(Resource):
 
     def _check(self, request: Any) -> Problem | None:
         if self._exchanges.draining:
-            request.setHeader("connection", "close")
+            request.setHeader("connection", "close")  # also where it is not our own site that serves
+        if self._exchanges.closed:
             return stopping()
-        settings = self._live().settings
+        live = self._live()
+        settings = live.settings
         path = b"/" + b"/".join(request.postpath)
-        problem = check_host(_header(request, b"host") or "", settings.host, settings.allowed_hosts)
+        problem = None
+        if not isinstance(request.getHost(), UNIXAddress):  # no web page can be made to ask there
+            problem = check_host(_header(request, b"host") or "", live.interfaces, settings.allowed_hosts)
         problem = problem or check_origin(
             _header(request, b"origin"), _header(request, b"sec-fetch-site"), settings.allowed_origins
         )
-        if problem is None and path not in self._open:
+        if problem is None and self._needs_key and path not in self._open:
             keys = [key.reveal() for key in settings.keys]
             problem = check_key(keys, _header(request, b"x-api-key"), _header(request, b"authorization"))
         if problem is None and "\ufffd" in _text(path):  # Klein would answer in plain text
@@ -340,9 +373,10 @@ def _kin(request: Request) -> str:
     )
 
 
-def _letter(request: Request, live: Live) -> Letter:
+def _letter(request: Request, exchange: Exchange, live: Live) -> Letter:
     settings = live.settings
-    return letter_of(request, settings.body_limit_mb * 1024 * 1024, [key.reveal().encode() for key in settings.keys])
+    keys = [key.reveal().encode() for key in settings.keys]
+    return letter_of(request, settings.body_limit_mb * 1024 * 1024, keys, exchange.told)
 
 
 def _query(request: Request) -> Mapping[str, str]:

@@ -3,7 +3,9 @@
 import re
 import zlib
 from codecs import BOM_UTF8
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import Any
 
 from twisted.web.http import Request
 
@@ -15,11 +17,14 @@ _MARKED_JSON = re.compile(BOM_UTF8 + rb"[ \t\r\n]*+\{")
 #: A gzip body is read in steps of so many bytes, and has at most so many members, so that hostile ones cost no time.
 _STEP = 16 * 1024
 _MOST_MEMBERS = 10_000
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-def letter_of(request: Request, longest: int, keys: Collection[bytes] = ()) -> Letter:
+def letter_of(
+    request: Request, longest: int, keys: Collection[bytes] = (), told: Mapping[str, Any] = NOTHING
+) -> Letter:
     """The whole request, but for headers that show one of our own ``keys``: these are nobody else's business. Raises
-    `Refusal` above ``longest`` bytes of body, packed or not."""
+    `Refusal` above ``longest`` bytes of body, packed or not. ``told`` are the fields of the log's lines about it."""
     path, mark, query = request.uri.partition(b"?")
     target = b"/" + b"/".join(plain_path(path.split(b"/")[1:])) + mark + query
     headers = tuple(
@@ -28,7 +33,7 @@ def letter_of(request: Request, longest: int, keys: Collection[bytes] = ()) -> L
         for each in values
         if each.rpartition(b" ")[2] not in keys
     )
-    return Letter(request.method, target, headers, body_of(request, longest))
+    return Letter(request.method, target, headers, body_of(request, longest), told)
 
 
 def plain_path(segments: list[bytes]) -> list[bytes]:

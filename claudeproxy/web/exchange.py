@@ -1,7 +1,8 @@
 """One request and its answer, and those who want to know of it (STYLE P19)."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -31,14 +32,22 @@ class Exchange:
     ended: float = 0.0
     #: The HTTP status; 499, other servers' word for it, for a client that left before it was answered.
     status: int = 0
+    #: The rule that its path fits, as `web.rules` tells it; never the path itself.
+    route: str = "unmatched"
+    #: The name of the key that was shown; "" for none, and for one without a name.
+    key: str = ""
+    #: How often the client says that it has sent the request before.
+    repetition: int = 0
     model: str = ""
     backend: str = ""
     #: By which rule of the model table the backend and its model were found.
     rule: str = ""
     backend_model: str = ""
-    #: Whether the client wants the answer as a stream.
+    #: Whether the answer is a stream.
     streams: bool = False
     first_token: float | None = None
+    #: When the last of a streamed answer came from the backend.
+    last_token: float | None = None
     usage: Usage | None = None
     outcome: str = ""
     #: What the client was told, if that was an error.
@@ -46,6 +55,8 @@ class Exchange:
     #: What was not sent to the backend, and what was done in its stead.
     dropped: tuple[str, ...] = ()
     emulated: tuple[str, ...] = ()
+    #: How the tokens were counted that were asked for.
+    count_source: str = ""
     #: It was given the answer that an earlier request of the same content had asked for.
     joined: bool = False
     #: How the prompt goes on from the conversation's last one, and what became of the cache.
@@ -62,6 +73,22 @@ class Exchange:
     journey: Journey = field(factory=Journey)
     #: Ends the answer before its time, with an error that says why. Set while there is a stream to end.
     stop: Callable[[], None] | None = None
+
+    @property
+    def result(self) -> str:
+        """How it ended, in one word, whatever happened."""
+        return self.outcome or ("ok" if self.status < 400 else "refused")
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What every line of the log that belongs to it says of it, as fields."""
+        fields = {
+            "request_id": self.id,
+            "session": self.session,
+            "agent": self.agent,
+            "request_class": self.request_class,
+        }
+        return {**fields, "key": self.key} if self.key else fields
 
     def fails(self, problem: Problem) -> None:
         """The client is told so."""
@@ -92,9 +119,13 @@ class Exchanges:
     _witnesses: Sequence[Witness]
     _new_id: Callable[[], str]
     _running: dict[Request, Exchange] = field(factory=dict, init=False)
+    #: Those that have left too, for as long as anybody holds their requests.
+    _known: WeakKeyDictionary[Request, Exchange] = field(factory=WeakKeyDictionary, init=False)
     _waiting: list[tuple[set[Request], Deferred[None]]] = field(factory=list, init=False)
-    #: Set once the daemon stops: new requests are turned away.
+    #: Set once the daemon stops: who comes on a connection that is still open is served, as the last on it.
     draining: bool = False
+    #: Set once its time for that is over: new requests are turned away.
+    closed: bool = False
 
     def enter(self, request: Request) -> Exchange:
         """A request came in; it leaves by itself when it ends, however it does."""
@@ -109,17 +140,18 @@ class Exchanges:
             agent=printable(request.getHeader(b"x-claude-code-agent-id") or b""),
             request_class=printable(request.getHeader(b"x-claude-code-request-class") or b""),
             began=self._clock.seconds(),
+            repetition=_count(request.getHeader(b"x-stainless-retry-count")),
             journey=Journey(request_id),
         )
-        self._running[request] = exchange
+        self._running[request] = self._known[request] = exchange
         for witness in self._witnesses:
             witness.entered(exchange, request)
         request.notifyFinish().addBoth(self._leave, request)
         return exchange
 
     def of(self, request: Request) -> Exchange:
-        """The exchange of a request that entered and has not left."""
-        return self._running[request]
+        """The exchange of a request that entered, whether or not it has left."""
+        return self._known[request]
 
     def has(self, request: Request) -> bool:
         """Whether the request has not left yet: its client may go away at any moment."""
@@ -158,6 +190,10 @@ class Exchanges:
                 self._waiting.remove((running, done))
                 if not done.called:
                     done.callback(None)
+
+
+def _count(header: bytes | None) -> int:
+    return int(header) if header and header.isdigit() and len(header) < 4 else 0
 
 
 def printable(data: bytes | str, spaces: bool = False) -> str:

@@ -8,16 +8,17 @@ from urllib.parse import urlsplit
 from claudeproxy.model.problems import Problem, forbidden, unauthenticated
 
 
-def check_host(host: str, listening_on: str, allowed: Iterable[str]) -> Problem | None:
+def check_host(host: str, listening_on: Iterable[str], allowed: Iterable[str]) -> Problem | None:
     """Whether a request for ``host`` (the Host header) may come in.
 
     A web page can make a browser ask a name of its own that it has pointed at this machine (DNS rebinding): the Host
     header then tells that name. An address can never be such a name, and localhost is always this machine.
+    ``listening_on`` are the names of the interfaces that it listens on.
     """
     name = _name_of(host)
     if not name or name == "localhost" or name.endswith(".localhost") or _is_address(name):
         return None
-    if name == listening_on.lower() or name in {each.lower() for each in allowed}:
+    if name in {each.lower() for each in (*listening_on, *allowed)}:
         return None
     return forbidden(f"Host {name!r} is not served here; if it should be, add it to the setting allowed_hosts.")
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from attrs import frozen
+from attrs import field, frozen
 
 from claudeproxy.backends.interfaces import Backend
 from claudeproxy.model.problems import Refusal, not_found
+from claudeproxy.routing.conflicts import addresses
 from claudeproxy.routing.settings import Settings
 from claudeproxy.routing.table import PICKED, TOLD, ModelTable, Route, is_alias
 
@@ -17,6 +18,12 @@ class Live:
     settings: Settings
     table: ModelTable
     backends: Mapping[str, Backend]
+    #: The interfaces that it listens on, by name or address.
+    interfaces: frozenset[str] = field(init=False)
+
+    @interfaces.default
+    def _of_settings(self) -> frozenset[str]:
+        return frozenset(filter(None, (each.interface for each in addresses(self.settings))))
 
     def scale(self, window: int) -> float:
         """By how much clients are told that a prompt is larger than it is, for a model with a ``window`` of so many

@@ -14,12 +14,13 @@ from twisted.web.resource import IResource, Resource
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from claudeproxy.model.problems import Problem, Refusal, forbidden, invalid_request, not_found, wrong_method
-from claudeproxy.routing.conflicts import is_loopback
+from claudeproxy.routing.addresses import is_loopback
 from claudeproxy.routing.settings import Settings
 from claudeproxy.web.answers import answer_json, answer_problem
 from claudeproxy.web.bodies import plain_path
 from claudeproxy.web.exchange import printable
 from claudeproxy.web.guard import check_host, check_key, check_origin
+from claudeproxy.web.live import Live
 from claudeproxy.web.recorder import Recorder
 
 _DEFAULT_LIMIT = 20
@@ -33,14 +34,14 @@ class RecordsAPI:
 
     app: ClassVar[Klein] = Klein()
 
-    _settings: Callable[[], Settings]
+    _live: Callable[[], Live]
     _recorder: Recorder
     _clock: IReactorTime
     _new_id: Callable[[], str]
 
     def resource(self) -> IResource:
         """The routes behind their gate, to be put into any Site."""
-        return RecordsGate(self.app.resource(), self._settings, self._new_id)
+        return RecordsGate(self.app.resource(), self._live, self._new_id)
 
     @app.route("/admin/requests", methods=["GET"], strict_slashes=False)
     def requests(self, request: Request) -> bytes:
@@ -58,7 +59,7 @@ class RecordsAPI:
         found = newest[0] if request_id == "last" and newest else self._recorder.find(request_id)
         if found is None:
             raise Refusal(not_found(f"The request {printable(request_id)} is not known, or no longer."))
-        settings = self._settings()
+        settings = self._live().settings
         content = not (settings.keys or settings.admin_keys) or shows_admin_key(request, settings)
         return answer_json(request, found.whole(self._clock.seconds(), content))
 
@@ -76,7 +77,7 @@ class RecordsAPI:
         return _answer(request, not_found(f"There is nothing at {where}"))
 
     def _check_recorder(self) -> None:
-        if not self._settings().recorder_size:
+        if not self._live().settings.recorder_size:
             raise Refusal(not_found("The flight recorder is off; the setting recorder_size turns it on."))
 
 
@@ -85,10 +86,10 @@ class RecordsGate(Resource):
 
     isLeaf = True
 
-    def __init__(self, inner: IResource, settings: Callable[[], Settings], new_id: Callable[[], str]) -> None:
+    def __init__(self, inner: IResource, live: Callable[[], Live], new_id: Callable[[], str]) -> None:
         super().__init__()
         self._inner = inner
-        self._settings = settings
+        self._live = live
         self._new_id = new_id
 
     def render(self, request: Any) -> Any:
@@ -96,14 +97,17 @@ class RecordsGate(Resource):
             request.setHeader(b"request-id", f"req_{self._new_id()}".encode())
         request.setHeader(b"cache-control", b"no-store")
         request.postpath = plain_path(request.postpath)
-        problem = check_admin(request, self._settings())
+        problem = check_admin(request, self._live())
         return self._inner.render(request) if problem is None else _answer(request, problem)
 
 
-def check_admin(request: Request, settings: Settings) -> Problem | None:
+def check_admin(request: Request, live: Live) -> Problem | None:
     """Why this request may not look behind the scenes; None if it may."""
+    settings = live.settings
     host, origin, site = (_header(request, name) for name in (b"host", b"origin", b"sec-fetch-site"))
-    problem = check_host(host or "", settings.host, settings.allowed_hosts)
+    problem = None
+    if not isinstance(request.getHost(), UNIXAddress):  # no web page can be made to ask there
+        problem = check_host(host or "", live.interfaces, settings.allowed_hosts)
     problem = problem or check_origin(origin, site, settings.allowed_origins)
     if problem is not None or is_local(request) or shows_admin_key(request, settings):
         return problem

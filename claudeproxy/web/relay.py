@@ -136,7 +136,7 @@ class Relay(Protocol):
         kind, packing = (_joined(response, name) for name in (b"content-type", b"content-encoding"))
         plain = response.code < 300 and packing in (b"", b"identity")
         self._streams = plain and kind.startswith(b"text/event-stream")
-        self._overheard.streams = self._streams
+        self._overheard.streams = self._exchange.streams = self._streams
         self._heard = self._clock.seconds()
         if response.code >= 400:
             self._listen()  # the words of a refusal need no thought
@@ -284,6 +284,8 @@ class Relay(Protocol):
         """The log line is all that is still to come."""
         self._exchange.stop = None
         self._exchange.usage = self._overheard.usage
+        if self._streams:
+            self._exchange.last_token = self._heard
         self._exchange.journey.ends(self._clock.seconds(), None if self._response is None else self._heard)
         for timer in (self._timer, self._watch, self._end):
             if timer is not None and timer.active():

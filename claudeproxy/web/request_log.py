@@ -8,7 +8,7 @@ from claudeproxy.model.events import Usage
 from claudeproxy.web.exchange import Exchange
 
 #: Asked for by monitors and by clients that warm up: worth a line only to who looks for it.
-_QUIET = frozenset({"/health", "/", "/api/hello"})
+_QUIET = frozenset({"/health", "/health/ready", "/", "/api/hello"})
 
 
 @define(eq=False)
@@ -26,26 +26,26 @@ class RequestLog:
         usage = exchange.usage or Usage()
         for remark in dict.fromkeys(exchange.remarks):
             told = "{request_id} {backend}: {remark}"
-            self._log.warn(told, request_id=exchange.id, backend=exchange.backend, remark=remark)
+            self._log.warn(told, backend=exchange.backend, remark=remark, **exchange.told)
         first = None if exchange.first_token is None else exchange.first_token - exchange.began
         write(
-            "{client} {session_start} {method} {path} {status} {outcome} {duration:.3f}s{route}{tokens}{cache}{joined} "
+            "{client} {_session} {method} {path} {status} {outcome} {duration:.3f}s{_way}{_tokens}{_cache}{_joined} "
             "{request_id}",
             client=exchange.client,
-            session_start=exchange.session[:8] or "-",
-            session=exchange.session,
-            agent=exchange.agent,
-            request_class=exchange.request_class,
             method=exchange.method,
             path=exchange.path,
             status=exchange.status,
-            outcome=exchange.outcome or ("ok" if exchange.status < 400 else "refused"),
+            outcome=exchange.result,
             duration=exchange.ended - exchange.began,
-            route=f" {exchange.model} -> {exchange.backend}/{exchange.backend_model}" if exchange.backend else "",
-            tokens=_tokens(exchange, first),
-            cache=f" cache={exchange.turn.words}" if exchange.turn is not None else "",
-            joined=" joined" if exchange.joined else "",
-            request_id=exchange.id,
+            route=exchange.route,
+            cache=exchange.turn.words if exchange.turn is not None else "",
+            joined=exchange.joined,
+            # What begins with an underscore is for the text alone.
+            _session=exchange.session[:8] or "-",
+            _way=f" {exchange.model} -> {exchange.backend}/{exchange.backend_model}" if exchange.backend else "",
+            _tokens=_tokens(exchange, first),
+            _cache=f" cache={exchange.turn.words}" if exchange.turn is not None else "",
+            _joined=" joined" if exchange.joined else "",
             model=exchange.model,
             backend=exchange.backend,
             backend_model=exchange.backend_model,
@@ -53,6 +53,7 @@ class RequestLog:
             input_tokens=usage.input,
             cached_tokens=usage.cache_read,
             output_tokens=usage.output,
+            **exchange.told,
         )
 
 

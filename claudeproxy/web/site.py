@@ -1,11 +1,13 @@
 """The HTTP server's own part: requests with a bounded body, and no access log beside ours."""
 
 import re
+import select
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
@@ -18,6 +20,21 @@ from claudeproxy.wire.json import encode
 #: RFC 9112 3.2.2: a request for a whole address, and its host, which counts for more than the header.
 _WHOLE_ADDRESS = re.compile(rb"https?://(?P<host>[^/?#]+)", re.IGNORECASE)
 
+#: A connection that has been quiet for so many seconds is closed when the daemon stops. One that was busy a moment ago
+#: may ask once more: its next request may be on its way already, and would be lost.
+QUIET = 1.0
+
+
+def is_readable(descriptor: Any) -> bool:
+    """Whether there is something to read that the reactor has not read yet: bytes, or somebody who wants to come in."""
+    fileno = getattr(descriptor, "fileno", None)
+    number = -1 if fileno is None else fileno()
+    if number < 0:
+        return False
+    poll = select.poll()
+    poll.register(number, select.POLLIN)
+    return bool(poll.poll(0))
+
 
 class BoundedRequest(Request):
     """Keeps its body in memory, never in a file, and none of a body above the limit (STYLE P21).
@@ -25,6 +42,7 @@ class BoundedRequest(Request):
     The rest of such a body is read and forgotten, so that the client is there to hear the answer: 413.
     """
 
+    site: "ProxySite"
     defaultContentType = b"application/json"
     oversized = False
     #: In bytes. The site sets it for each connection.
@@ -44,7 +62,16 @@ class BoundedRequest(Request):
             path = rest if rest.startswith(b"/") else b"/" + rest
         super().requestReceived(command, path, version)
 
+    def be_the_last(self) -> None:
+        """Its connection is closed after the answer, and the client is told so before. An answer that has begun is too
+        late for that."""
+        if not self.startedWriting:
+            self.setHeader(b"connection", b"close")
+            self.channel.persistent = False
+
     def process(self) -> None:
+        if self.site.is_draining:
+            self.be_the_last()
         if self._content_types:
             self.requestHeaders.setRawHeaders(b"content-type", self._content_types)
         if self.path == b"*":  # else answered without the gate
@@ -69,6 +96,55 @@ class KnownChannel(HTTPChannel):
     """A client's connection, which its site knows of for as long as it is open."""
 
     site: "ProxySite"
+    #: Since when it waits for the first byte of a request, in the reactor's seconds; None while it does not.
+    _idle_since: float | None = None
+    _farewell: IDelayedCall | None = None
+
+    def dataReceived(self, data: bytes) -> None:
+        self._idle_since = None
+        super().dataReceived(data)
+
+    def requestDone(self, request: Any) -> None:
+        self._idle_since = self.site.reactor.seconds()
+        super().requestDone(request)  # what came meanwhile is read now
+        if self.site.is_draining:
+            if self.persistent:
+                self.retire()
+            else:
+                self._end_soon()
+
+    def retire(self) -> None:
+        """The daemon stops: a request that is here is the last one; a client that is quiet for `QUIET` seconds is
+        left."""
+        for request in self.requests:
+            request.be_the_last()
+        if self._idle_since is not None and self._farewell is None and self.transport is not None:
+            left = self._idle_since + QUIET - self.site.reactor.seconds()
+            if left > 0:
+                self._farewell = self.site.reactor.callLater(left, self._leave_if_quiet)
+            else:
+                self._leave_if_quiet()
+
+    def _leave_if_quiet(self) -> None:
+        self._farewell = None
+        if self._idle_since is None:
+            return
+        if is_readable(self.transport):
+            self._farewell = self.site.reactor.callLater(QUIET, self._leave_if_quiet)
+            return
+        self.loseConnection()
+        self._end_soon()
+
+    def _end_soon(self) -> None:
+        """With TLS the connection would wait for the client to confirm that it ends, which some never do."""
+        if self._farewell is None and self.transport is not None:
+            self._farewell = self.site.reactor.callLater(QUIET, self._hang_up)
+
+    def _hang_up(self) -> None:
+        self._farewell = None
+        beneath = getattr(self.transport, "transport", None)
+        if beneath is not None:
+            beneath.loseConnection()  # which still sends what is to be sent
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self._respondToBadRequestAndDisconnect()
@@ -88,9 +164,13 @@ class KnownChannel(HTTPChannel):
 
     def connectionMade(self) -> None:
         super().connectionMade()
+        self._idle_since = self.site.reactor.seconds()
         self.site.opened(self)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted always gives a reason
+        if self._farewell is not None:
+            self._farewell.cancel()
+            self._farewell = None
         super().connectionLost(reason)
         self.site.closed(self)
 
@@ -100,6 +180,8 @@ class ProxySite(Site):
 
     noisy = False
     protocol = KnownChannel  # type: ignore[assignment]  # without HTTP/2, which no client of ours speaks
+    #: Whether the daemon stops: no connection gets more than one answer any more.
+    is_draining = False
 
     def __init__(
         self, resource: IResource, longest_body: Callable[[], int], new_id: Callable[[], str], reactor: Any
@@ -108,17 +190,35 @@ class ProxySite(Site):
         self.new_id = new_id
         self._longest_body = longest_body
         self._connections: set[KnownChannel] = set()
+        self.reactor: Any = reactor
         self._farewell: Deferred[None] | None = None
         self.requestFactory = self._request  # type: ignore[assignment]  # anything that makes a request will do
 
     def opened(self, connection: KnownChannel) -> None:
         """A client came."""
         self._connections.add(connection)
+        if self.is_draining:
+            connection.retire()
 
     def closed(self, connection: KnownChannel) -> None:
         """A client left, or was left."""
         self._connections.discard(connection)
         self._say_farewell()
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """What TLS offers: no HTTP/2, also where its package is installed."""
+        return [b"http/1.1"]
+
+    def drain(self) -> Deferred[None]:
+        """Every connection is closed after its answer, or as soon as it has been quiet for a while; fires when all are
+        closed. Cancelling leaves them."""
+        self.is_draining = True
+        farewell: Deferred[None] = Deferred()
+        self._farewell = farewell
+        for connection in list(self._connections):
+            connection.retire()
+        self._say_farewell()
+        return farewell
 
     def close_connections(self) -> Deferred[None]:
         """Closes each connection as soon as its last bytes are out; fires when all are closed."""

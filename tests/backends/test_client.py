@@ -119,6 +119,7 @@ class PostTests(ClientCase):
         self.fake.answers = lambda body: Script(steps=[Cut()])
         self.assertEqual(self.refused(self.post()).status, 529)
         self.assertEqual(len(self.fake.chats), 2)
+        self.assertEqual(self.client.resends, {"box": 1})
 
     def test_not_repeated(self) -> None:
         """A request that was being served when the connection broke is not sent again."""
@@ -127,6 +128,7 @@ class PostTests(ClientCase):
         self.network.pass_time(5)
         self.refused(running)
         self.assertEqual(len(self.fake.chats), 1)
+        self.assertEqual(self.client.resends, {})
 
     def test_redirect(self) -> None:
         """A redirect is an answer like any other; it is not followed (row 79)."""

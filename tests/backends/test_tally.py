@@ -104,7 +104,7 @@ class TallyTests(SynchronousTestCase):
         before = self.successResultOf(self.count(text, can_count=False))
         self.tally.learn("m", self.tally.measure(body(text), ""), before.tokens + 40)
         after = self.successResultOf(self.count(text, can_count=False))
-        self.assertEqual(after, Count(before.tokens + 40, "learned", "m"))
+        self.assertEqual(after, Count(before.tokens + 40, "learned", "m", counted=before.tokens + 40))
 
     def test_tokenizers(self) -> None:
         """A model's own file is used, or that for all models; one that is of no use is told of once."""

@@ -166,8 +166,10 @@ def start(
     twistd_options: Sequence[str] = ("-n", "--pidfile="),
     within: Sequence[str] = (),
     command: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
 ) -> Daemon:
-    """Start it in front on a free port unless told otherwise; `within` is a command to start it through."""
+    """Start it in front on a free port unless told otherwise; `within` is a command to start it through, `pass_fds`
+    are open files that it is to have."""
     command = command or [twistd()]
     folder.mkdir(exist_ok=True)
     log_file = folder / "log"
@@ -180,6 +182,7 @@ def start(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            pass_fds=pass_fds,
         )
     return Daemon(process.pid, log_file, process)
 

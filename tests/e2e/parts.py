@@ -52,6 +52,7 @@ PARTS: Mapping[str, Part] = {
             lambda: shutil.which(os.environ.get("CLAUDEPROXY_TEST_OLD_SDK", "")),
         ),
         Part("tmux", "install tmux", _program("CLAUDEPROXY_TEST_TMUX", "tmux")),
+        Part("haproxy", "install haproxy", _program("CLAUDEPROXY_TEST_HAPROXY", "haproxy")),
     )
 }
 

@@ -143,10 +143,11 @@ def slow_backend(folder: Path, chunks: int, pause: float) -> Iterator[dict[str, 
     script = folder / "script.json"
     script.write_text(json.dumps({"steps": steps}))
     command = [sys.executable, "-u", "-m", "tests.fakes.openai", "--port", "0", "--script", str(script)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        port = next(found[1] for line in process.stdout if (found := re.search(r"Site starting on (\d+)", line)))
+    log = folder / "backend.log"  # a pipe that nobody reads would stop it after some hundred requests
+    with log.open("w") as out, subprocess.Popen(command, cwd=ROOT, stdout=out) as process:
         try:
+            begun = wait_until("the backend", 30, lambda: re.search(r"Site starting on (\d+)", log.read_text()))
+            port = begun[1]
             yield {"PROVIDER": "openai", "PROVIDER_BASE_URL": f"http://127.0.0.1:{port}/v1", "DEFAULT_MODEL": "m"}
         finally:
             process.terminate()
@@ -183,6 +184,37 @@ def test_stop_does_not_wait_for_ever(tmp_path: Path) -> None:
             assert (checked.error.type, "being stopped" in checked.error.message) == ("overloaded_error", True)
             assert daemon.ended(5) == 143
             assert time.monotonic() - told < 3
+
+
+def test_stop_lets_in_who_waits(tmp_path: Path) -> None:
+    """Clients that had connected before it was told to stop are served, though it had not let them in yet."""
+    with running(tmp_path, variables=NOBODY) as daemon:
+        assert daemon.json("GET", "/health") == {"status": "ok"}
+        daemon.signal(signal.SIGSTOP)
+        waiting = [daemon.ask("GET", "/health") for _ in range(50)]
+        daemon.signal(signal.SIGTERM)
+        daemon.signal(signal.SIGCONT)
+        assert [each.getresponse().status for each in waiting] == [200] * 50
+        assert daemon.ended() == 143
+
+
+@pytest.mark.model
+def test_ready_with_the_model(tmp_path: Path) -> None:
+    """It is ready once the embedded model is loaded, not while it starts anew, and then again."""
+    with running(tmp_path) as daemon:
+
+        def is_ready() -> bool:
+            return daemon.asked("GET", "/health/ready").status == 200
+
+        wait_until("ready", 60, is_ready)
+        daemon.logged("embedded model .* serves on")
+        (model,) = children(daemon.pid)
+        os.kill(model, signal.SIGKILL)
+        daemon.logged("embedded model ended")
+        answer = daemon.asked("GET", "/health/ready")
+        assert (answer.status, json.loads(answer.read())["unreachable"]) == (503, ["local"])
+        assert daemon.json("GET", "/health") == {"status": "ok"}
+        wait_until("ready again", 60, is_ready)
 
 
 @pytest.mark.model

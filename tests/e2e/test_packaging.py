@@ -73,6 +73,7 @@ def test_wheel(tree: Path, tmp_path: Path) -> None:
     fresh.pip("install", str(wheel))
     (site,) = fresh.folder.glob("lib/python*/site-packages")
     assert (site / "claudeproxy" / "py.typed").exists()
+    assert (site / "claudeproxy" / "service" / "units" / "claudeproxy.socket").exists()
     assert (site / "twisted" / "plugins" / "claudeproxy_plugin.py").exists()
     twisteds_own = (site / "twisted" / "plugins" / "__init__.py").read_text()
     assert "pluginPackagePaths" in twisteds_own

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from claudeproxy.routing.conflicts import is_loopback
+from claudeproxy.routing.addresses import is_loopback
 from claudeproxy.routing.expectations import Secret
 from claudeproxy.routing.settings import EMBEDDED, BackendSettings, Settings
 from claudeproxy.routing.sources import (

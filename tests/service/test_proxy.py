@@ -12,8 +12,9 @@ from twisted.web.server import Site
 from claudeproxy.routing.expectations import Secret
 from claudeproxy.routing.settings import BackendSettings, Settings
 from claudeproxy.routing.sources import SettingsError
+from claudeproxy.service.listening import BadAddress, CannotListen
 from claudeproxy.service.observers import Logs
-from claudeproxy.service.proxy import CannotListen, Proxy
+from claudeproxy.service.proxy import Proxy
 from tests.fakes.callers import caller
 from tests.fakes.house import BACKEND_PORT, FRONT_PORT, House, body
 from tests.fakes.openai import FakeOpenAI, silent, text
@@ -39,6 +40,45 @@ class ListenTests(SynchronousTestCase):
         house = House(port=0)
         self.assertNotEqual(house.proxy.port, 0)
         self.assertIn(f":{house.proxy.port}", "\n".join(house.lines))
+
+    def test_address_for_users(self) -> None:
+        """What it says is an address that a client on this machine can ask, whichever it listens on."""
+        for host, shown in (("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("localhost", "localhost")):
+            house = House(host=host, keys=(Secret("k"),))
+            self.assertIn(f"claudeproxy listens on http://{shown}:8080", house.lines)
+            self.assertIn(f"ANTHROPIC_BASE_URL=http://{shown}:8080 ANTHROPIC_API_KEY=YOUR_KEY", "\n".join(house.lines))
+
+    def test_several(self) -> None:
+        """It listens on several addresses at once, knows their interfaces by name, and stops listening on all."""
+        several = ("tcp:8080:interface=127.0.0.1", "tcp:8081:interface=proxy.example")
+        house = House(port=8080, host="127.0.0.1", listen=several, keys=(Secret("k"),))
+        for port in (8080, 8081):
+            asked = caller(house.network, port).ask("GET", "/health", headers={"host": "proxy.example"})
+            self.assertEqual(asked.status, 200)
+            asked = caller(house.network, port).ask("GET", "/health", headers={"host": "other.example"})
+            self.assertEqual(asked.status, 403)
+        self.assertEqual((house.proxy.port, len(house.proxy.urls)), (8080, 2))
+        house.proxy.stopService()
+        house.pass_time(2)
+        self.assertEqual(set(house.network.listeners), {BACKEND_PORT})
+
+    def test_one_is_taken(self) -> None:
+        """If one of several is taken, none listens."""
+        house = House(port=8081)
+        listen = ("tcp:8082:interface=127.0.0.1", "tcp:8081:interface=127.0.0.1")
+        settings = evolve(house.settings, port=8080, listen=listen)
+        other = Proxy(settings, house.network, logs=Logs(house.events.append))  # type: ignore[arg-type]
+        words = str(self.assertRaises(CannotListen, other.startService))
+        self.assertIn("tcp:8081:interface=127.0.0.1: ", words)
+        self.assertIn("LISTEN", words)
+        self.assertNotIn(8082, house.network.listeners)
+
+    def test_means_nothing(self) -> None:
+        """An address that means nothing is refused by name when the proxy is made."""
+        for address in ("nobody:1", "tcp:x:interface=127.0.0.1", "unix:/s:mode=rw"):
+            settings = Settings(listen=(address,), backends=(BACKEND,))
+            words = str(self.assertRaises(BadAddress, Proxy, settings, House().network))
+            self.assertTrue(words.startswith(f"listen: {address}: "), words)
 
     def test_taken(self) -> None:
         """If the port is taken it says which one, why, and what to do; and nothing has begun."""
@@ -70,9 +110,11 @@ class DrainTests(SynchronousTestCase):
         return stopping
 
     def test_idle(self) -> None:
-        """With nothing to finish it stops at once, and closes what lay idle."""
-        self.house.chat(text("a"))
+        """With nothing to finish it stops at once, and closes what has been idle for a moment."""
+        chat = self.house.chat(text("a"))
+        self.house.pass_time(1)
         self.successResultOf(self.stop())
+        self.assertIsNotNone(chat.lost)
         self.assertNotIn(FRONT_PORT, self.house.network.listeners)
         self.house.pass_time(1)
         mine = [end for end in self.house.network.ends[::2] if end.port == BACKEND_PORT and not end.is_lost]
@@ -108,17 +150,72 @@ class DrainTests(SynchronousTestCase):
         self.assertTrue(all(chat.is_gone for chat in self.house.fake.chats))
         self.assertTrue([event for event in self.house.events if event["log_level"].name == "warn"])
 
-    def test_turned_away(self) -> None:
-        """New requests on connections that are still open are turned away, with the delay after which to come again."""
+    def test_last_requests(self) -> None:
+        """Who asks on a connection that is still open is served, and told that it is the last time; then it closes."""
         running = self.house.chat(text("a", "b").paced(2))
-        other = self.house.ask("GET", "/health")
+        other = self.house.ask("GET", "/v1/models")
+        self.assertNotIn("connection", other.headers)
         stopping = self.stop()
+        self.house.fake.plays(text("c"))
         other.ask("POST", "/v1/messages", body())
-        check_error(other.json, 529)
-        self.assertTrue(int(other.headers["retry-after"]) > 0)
-        self.assertEqual(len(self.house.fake.chats), 1)
+        self.assertEqual(check_stream(other.body).text, "c")
+        self.assertEqual(other.headers["connection"], "close")
+        self.assertIsNotNone(other.lost)
         self.house.pass_time(20)
         self.assertEqual(check_stream(running.body).text, "ab")
+        self.successResultOf(stopping)
+
+    def test_told_before_it_is_answered(self) -> None:
+        """An answer that has not begun yet says that it is the last on its connection, and the connection closes with
+        it; one that has begun leaves its client time to ask once more."""
+        self.house.reset(grace_ms=20_000)
+        waiting = self.house.chat(text("a").paced(1))
+        self.house.reset(grace_ms=0)
+        begun = self.house.chat(text("b").paced(1))
+        self.house.pass_time(0.1)
+        self.assertTrue(begun.answered)
+        self.assertFalse(waiting.answered)
+        self.stop()
+        while not begun.ended:
+            self.house.pass_time(0.1)
+        self.house.pass_time(0.5)
+        self.assertEqual((waiting.headers["connection"], waiting.lost is None), ("close", False))
+        self.assertEqual(check_stream(begun.body).text, "b")
+        again = begun.ask("GET", "/health")
+        self.assertEqual((again.status, again.headers["connection"], again.lost is None), (200, "close", False))
+
+    def test_quiet_connections(self) -> None:
+        """A connection that was busy a moment ago is kept for a second, and one that never asked as long."""
+        busy = self.house.ask("GET", "/health")
+        self.house.pass_time(0.5)
+        new = self.house.caller()
+        stopping = self.stop()
+        self.house.pass_time(0.4)
+        self.assertEqual((busy.lost, new.lost), (None, None))
+        self.house.pass_time(0.2)
+        self.assertEqual((busy.lost is None, new.lost is None), (False, True))
+        self.assertNoResult(stopping)
+        new.send(b"GET /health HT")
+        self.house.pass_time(5)
+        self.assertIsNone(new.lost, "its request has begun")
+        new.send(b"TP/1.1\r\nhost: localhost\r\n\r\n")
+        self.assertEqual(new.status, 200)
+        self.successResultOf(stopping)
+
+    def test_too_late(self) -> None:
+        """Once the time for draining is over, who asks is turned away, with the delay after which to come again."""
+        house = House("auto", drain_ms=20_000)
+        late, lister = (house.caller().send(b"GET /v1/models HTTP/1.1\r\n") for _ in range(2))
+        stopping = house.proxy.stopService()
+        house.pass_time(19.5)
+        house.network.black_holes.add(BACKEND_PORT)
+        house.reset(backends=(evolve(house.settings.backends[0], name="mute"),))
+        lister.send(b"host: localhost\r\n\r\n")
+        house.pass_time(0.6)
+        late.send(b"host: localhost\r\n\r\n")
+        check_error(late.json, 529)
+        self.assertTrue(int(late.headers["retry-after"]) > 0)
+        house.pass_time(5)
         self.successResultOf(stopping)
 
     def test_deaf_client(self) -> None:
@@ -226,7 +323,7 @@ class EmbeddingTests(SynchronousTestCase):
         whole.startService()
         self.assertEqual(check_stream(house.chat(text("a")).body).text, "a")
         stopping = whole.stopService()
-        house.network.pump()
+        house.pass_time(1)
         self.successResultOf(stopping)
 
     def test_resource(self) -> None:

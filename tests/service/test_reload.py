@@ -7,10 +7,15 @@ from pathlib import Path
 from twisted.logger import formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from claudeproxy.routing.declarations import Declaration, declarations
+from claudeproxy.routing.settings import BackendSettings, Settings
+from claudeproxy.routing.sources import SettingsError, Sources, settle
+from claudeproxy.service.certificates import BadCertificate
 from claudeproxy.service.observers import Logs
 from claudeproxy.service.proxy import Proxy
 from claudeproxy.service.reading import Reader
 from claudeproxy.service.reload import ReloadOnHangup
+from claudeproxy.service.systemd import Systemd
 from tests.fakes.callers import caller
 from tests.fakes.house import body
 from tests.fakes.network import Network
@@ -33,7 +38,8 @@ class ReloadTests(SynchronousTestCase):
         reader = Reader(self.config, Path(folder.name), self.environ, {})
         settled = reader.read()
         self.proxy = Proxy(settled.settings, self.network, logs=logs)
-        self.service = ReloadOnHangup(self.proxy, reader, settled, self.network, logs.logger("reload"))
+        systemd = Systemd({}, self.network, logs.logger("systemd"), 1)
+        self.service = ReloadOnHangup(self.proxy, reader, settled, self.network, logs.logger("reload"), systemd)
         self.before = signal.getsignal(signal.SIGHUP)
         self.proxy.startService()
         self.service.startService()
@@ -108,3 +114,111 @@ class ReloadTests(SynchronousTestCase):
         self.assertEqual(self.status(), 401)
         self.service.stopService()
         self.assertEqual(signal.getsignal(signal.SIGHUP), self.before)
+
+    def test_certificate(self) -> None:
+        """A certificate that cannot be used refuses the whole reload."""
+
+        class Expired:
+            found_open: frozenset[str] = frozenset()
+
+            def renewed(self) -> None:
+                raise BadCertificate("/chain.pem: no certificate in PEM format")
+
+        doors, self.proxy._admin_doors = self.proxy._admin_doors, Expired()  # type: ignore[assignment]
+        self.write('keys = ["k"]')
+        (line,) = self.reload()
+        self.assertIn("/chain.pem", line)
+        self.assertEqual(self.status(), 200)
+        self.proxy._admin_doors = doors
+
+    def test_systemd(self) -> None:
+        """Systemd is told when a reload begins and when it is over, refused or not."""
+        told: list[str] = []
+
+        class Manager:
+            def reloading(self) -> None:
+                told.append("reloading")
+
+            def ready(self, status: str) -> None:
+                told.append(status)
+
+        self.service._systemd = Manager()  # type: ignore[assignment]
+        self.reload()
+        self.write("nonsense")
+        self.reload()
+        self.assertEqual([told[0], told[2]], ["reloading"] * 2)
+        self.assertIn("read again", told[1])
+        self.assertIn("refused", told[3])
+
+
+#: In the settings file, what a setting might be instead. The first one that is good and different is taken.
+CANDIDATES = (
+    *('"localhost"', '["unix:/s"]', '"warn"', '["k"]', '["https://a.example"]', '"drop"', '"reject"', '"client"'),
+    *('"vllm"', '{ images = "no" }', '"5m"', '"http://127.0.0.1:9001"', '"x-other"', '"json"', '"off"'),
+)
+
+
+class EverySettingTests(SynchronousTestCase):
+    """Each setting that there is, alone in a reload."""
+
+    def house(self, provider: str = "openai") -> tuple[Proxy, ReloadOnHangup, Path, str, list[str]]:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        config = Path(folder.name) / "proxy.toml"
+        root = "/v1" if provider in ("openai", "responses") else ""
+        backend = f'[backends.box]\nprovider = "{provider}"\nbase_url = "http://127.0.0.1:9000{root}"\n'
+        config.write_text(backend)
+        reader, network, lines = Reader(config, Path(folder.name), {}, {}), Network(), list[str]()
+        logs = Logs(lambda event: lines.append(formatEvent(event)))  # type: ignore[arg-type,func-returns-value]
+        settled = reader.read()
+        proxy = Proxy(settled.settings, network, logs=logs)
+        systemd = Systemd({}, network, logs.logger("systemd"), 1)
+        return proxy, ReloadOnHangup(proxy, reader, settled, network, logs.logger("x"), systemd), config, backend, lines
+
+    def other(self, declared: Declaration, file: str, before: str) -> str:
+        """The settings file ``file``, in which ``before`` has another good value for this setting."""
+        simple = isinstance(declared.default, int)
+        each = str(not declared.default).lower() if declared.default in (True, False) else str(declared.default)
+        numbers = (str(declared.default + 1), "true") if simple else ()
+        default = settle(Sources(config_text=before))
+        for value in (*numbers, *CANDIDATES, each):
+            text = file.format(f"{declared.name} = {value}\n")
+            try:
+                if settle(Sources(config_text=text)).settings != default.settings:
+                    return text
+            except SettingsError:
+                continue
+        raise AssertionError(f"no other value is known for {declared.name}: add one to CANDIDATES")
+
+    def test_every_setting(self) -> None:
+        """It is in force after the reload, or the log names it and says that it takes a restart."""
+        for declared in declarations(Settings):
+            with self.subTest(declared.name):
+                proxy, service, config, backend, lines = self.house()
+                before = getattr(proxy._live.settings, declared.name)
+                config.write_text(self.other(declared, "{}" + backend, backend))
+                service.reload()
+                said, now = "\n".join(lines), getattr(proxy._live.settings, declared.name)
+                if declared.restart:
+                    self.assertIn(f"{declared.name} changed, which needs a restart", said)
+                    self.assertEqual(now, before)
+                elif declared.name == "log_level":  # which is in force for this very line already
+                    self.assertNotEqual(now, before)
+                else:
+                    self.assertRegex(said, f"settings reloaded; changed: .*{declared.name}")
+                    self.assertNotEqual(now, before)
+                self.assertIs(proxy._settings, proxy._live.settings)
+
+    def test_every_setting_of_a_backend(self) -> None:
+        """A backend of which anything changed is made anew."""
+        for declared in declarations(BackendSettings)[1:]:
+            if declared.only_for == ("local",) or declared.name == "tokenizers":
+                continue  # needs the files that they name; they are part of the same value
+            with self.subTest(declared.name):
+                proxy, service, config, backend, lines = self.house(declared.only_for[0])
+                before = proxy._live.backends["box"]
+                rows = [line for line in backend.splitlines() if not line.startswith(declared.name)]
+                config.write_text(self.other(declared, "\n".join(rows) + "\n{}", backend))
+                service.reload()
+                self.assertRegex("\n".join(lines), f"changed: .*backends.box.{declared.name}")
+                self.assertIsNot(proxy._live.backends["box"], before)

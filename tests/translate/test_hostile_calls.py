@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from claudeproxy.translate.tool_calls import ToolCalls, mended
+from claudeproxy.translate.arguments import mended
+from claudeproxy.translate.tool_calls import ToolCalls
 
 
 def calls(*deltas: list[dict[str, object]]) -> list[tuple[str, str, str]]:

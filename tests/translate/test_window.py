@@ -17,6 +17,7 @@ fits = st.builds(
     st.integers(0, 100_000),
     st.none() | st.integers(1, 128_000),
     st.booleans(),
+    st.integers(0, 200_000),
 )
 
 
@@ -28,27 +29,33 @@ class FitTests(SynchronousTestCase):
 
     def test_exact(self) -> None:
         """A prompt that leaves no room for an answer is refused with its true numbers, one that does is not."""
-        words = self.refusal(Fit(8065, "exact", 8192, 32_000))
-        self.assertEqual(words, "prompt is too long: 8065 tokens > 8064 maximum")
+        words = self.refusal(Fit(7681, "exact", 8192, 32_000))
+        self.assertEqual(words, "prompt is too long: 7681 tokens > 7680 maximum")
         self.assertEqual(self.refusal(Fit(9000, "exact", 8192)), "prompt is too long: 9000 tokens > 8192 maximum")
-        Fit(8064, "exact", 8192, 32_000).check()
+        Fit(7680, "exact", 8192, 32_000).check()
 
     def test_short_answers(self) -> None:
         """No more room is kept than the answer may take."""
         Fit(8191, "exact", 8192, 1).check()
         self.refusal(Fit(8192, "exact", 8192, 1))
 
+    def test_large_windows(self) -> None:
+        """However large a window is, no more is kept than a good summary takes."""
+        Fit(200_000 - 4096, "exact", 200_000, 32_000).check()
+        self.refusal(Fit(200_000 - 4095, "exact", 200_000, 32_000))
+
     def test_doubt(self) -> None:
-        """An estimate refuses only what surely cannot fit, and tells no number."""
+        """Before anything was learned only what surely cannot fit is refused; an estimate tells no number."""
         Fit(8500, "estimate", 8192).check()
         self.assertEqual(self.refusal(Fit(9500, "estimate", 8192)), "prompt is too long")
-        Fit(8300, "learned", 8192).check()
-        self.refusal(Fit(8500, "learned", 8192))
+        Fit(7680, "learned", 8192).check()
+        self.assertEqual(self.refusal(Fit(7681, "learned", 8192)), "prompt is too long")
 
     def test_silent_cuts(self) -> None:
         """A server that shortens prompts in silence never gets one that may be too long."""
-        self.refusal(Fit(7900, "learned", 8192, cuts_silently=True))
-        Fit(7500, "learned", 8192, cuts_silently=True).check()
+        self.refusal(Fit(7500, "learned", 8192, cuts_silently=True))
+        Fit(7300, "learned", 8192, cuts_silently=True).check()
+        Fit(7500, "learned", 8192, cuts_silently=True, counted=7000).check()
 
     def test_unknown_window(self) -> None:
         """Without a window nothing is refused, and nothing is limited."""
@@ -62,6 +69,18 @@ class FitTests(SynchronousTestCase):
         self.assertIsNone(Fit(3000, "exact", 8192, 5192).left)
         self.assertIsNone(Fit(3000, "exact", 8192).left)
 
+    def test_counted(self) -> None:
+        """What the server counted an earlier turn to be is not in doubt, only what was added to it."""
+        self.assertEqual(Fit(6000, "learned", 8192, 128_000).left, 8192 - 6180 - 32)
+        self.assertEqual(Fit(6000, "learned", 8192, 128_000, counted=5500).left, 8192 - 6125 - 32)
+        self.assertEqual(Fit(6000, "learned", 8192, 128_000, counted=1).left, 8192 - 6180 - 32)
+
+    def test_near_the_window(self) -> None:
+        """However near the window an estimate comes, an answer gets half of what is kept for it: one word is none."""
+        for tokens, source in ((7600, "learned"), (8500, "estimate"), (7680, "exact")):
+            self.assertGreaterEqual(Fit(tokens, source, 8192, 128_000).left or 0, 256)
+        self.assertEqual(Fit(8500, "estimate", 8192, 128_000).left, 256)
+
     @given(fits)
     def test_sums(self, fit: Fit) -> None:
         """What is sent never asks for more than the window holds, as far as the count is right."""
@@ -70,9 +89,10 @@ class FitTests(SynchronousTestCase):
         except Refusal:
             self.assertGreater(fit.window, 0)
             return
-        if fit.window and fit.wanted is not None and fit.source == "exact":
+        if fit.window and fit.wanted is not None and fit.source != "estimate":
             asked = fit.wanted if fit.left is None else fit.left
             self.assertLessEqual(fit.tokens + asked, fit.window)
+            self.assertGreaterEqual(asked, min(fit.wanted, fit.window // 16, 4096) // 2)
             self.assertGreaterEqual(asked, 1)
 
 

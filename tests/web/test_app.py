@@ -200,6 +200,7 @@ class ErrorTests(AppCase):
                 raise ZeroDivisionError
 
             settings = self.house.settings
+            interfaces = self.house.proxy._live.interfaces
 
         self.house.proxy._live = Broken()  # type: ignore[assignment]
         caller = self.house.ask("POST", "/v1/messages", WHOLE)

@@ -58,6 +58,21 @@ class CacheTests(SynchronousTestCase):
         caller = self.ask(said(2500, 2000), "Hi", "a", "go on")
         self.assertTrue(caller.headers["x-claudeproxy-cache"].startswith("grown"))
 
+    def test_search(self) -> None:
+        """A web search that no backend sees is no part of the conversation: nothing is remembered of it, nor told."""
+        search = {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}
+        self.ask(said(2000, 0), "Hi")
+        sent = len(self.house.fake.received)
+        caller = self.house.ask(
+            "POST", "/v1/messages", body(messages=talk("Hi", "a", "query: herring"), **search), {**SESSION}
+        )
+        self.assertEqual((caller.status, len(self.house.fake.received)), (200, sent))
+        self.assertNotIn("x-claudeproxy-cache", caller.headers)
+        self.assertNotIn("cache=", self.line)
+        after = self.ask(said(2500, 1990), "Hi", "a", "go on")
+        self.assertEqual(after.headers["x-claudeproxy-cache"], "grown; expected-tokens=2000")
+        self.assertIn(" cache=hit ", self.line)
+
     def test_without_a_session(self) -> None:
         """Without a session nothing is remembered, and nothing told."""
         caller = self.ask(said(2000, 0), "Hi", headers={})

@@ -15,7 +15,7 @@ KEYS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, m
 
 
 def host(header: str, *allowed: str, listening_on: str = "127.0.0.1") -> Problem | None:
-    return check_host(header, listening_on, allowed)
+    return check_host(header, [listening_on], allowed)
 
 
 class HostTests(SynchronousTestCase):

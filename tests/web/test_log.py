@@ -1,10 +1,17 @@
 """One line a request, and nothing of anybody's conversation (issue 2, item 7; STYLE P19)."""
 
 import json
+from typing import ClassVar
 
+from twisted.logger import formatEvent
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.routing.expectations import Secret
+from claudeproxy.service.scribe import json_line
+from claudeproxy.translate.signatures import ALIVE
+from claudeproxy.web.exchange import Exchange
+from tests.fakes.anthropic import FakeAnthropic
 from tests.fakes.house import BACKEND_KEY, House, body, rendered
 from tests.fakes.openai import Cut, Script, Send, Wait, error, llama_text, silent, text
 from tests.fakes.scripts import chunk
@@ -129,6 +136,115 @@ class LineTests(SynchronousTestCase):
         for line in self.house.lines:
             self.assertNotRegex(line, r"[\x00-\x1f\x7f]")
             self.assertLess(len(line), 2000)
+
+
+class BelongingTests(SynchronousTestCase):
+    """Every line that belongs to a request says whose it is."""
+
+    HEADERS: ClassVar[dict[str, str | bytes | None]] = {
+        "x-claude-code-session-id": "session-1",
+        "x-claude-code-agent-id": "agent-2",
+        "x-claude-code-request-class": "main",
+    }
+
+    def check(self, house: House, words: str) -> None:
+        """The line with these words, and the request's own line, have the same four fields."""
+        (line,) = (event for event in house.events if words in formatEvent(event))
+        (own,) = house.request_lines
+        for event in (line, own):
+            found = tuple(event[name] for name in ("request_id", "session", "agent", "request_class"))
+            self.assertEqual(found, (own["request_id"], "session-1", "agent-2", "main"))
+        self.assertRegex(str(own["request_id"]), "^req_")
+
+    def ask(self, house: House, **fields: object) -> None:
+        house.ask("POST", "/v1/messages", body(**fields), self.HEADERS)
+
+    def test_losses(self) -> None:
+        """What is not sent, or done in the backend's stead."""
+        house = House()
+        house.fake.plays(text("a"))
+        self.ask(house, top_k=5)
+        self.check(house, "not sent to")
+
+    def test_remarks(self) -> None:
+        """What was repaired in an answer."""
+        house = House()
+        house.fake.plays(Script(steps=[Send(b"data: nonsense\n\n"), *text("a").steps]))
+        self.ask(house)
+        self.check(house, "no JSON")
+
+    def test_no_tools(self) -> None:
+        """What is said of a backend while a request is made ready for it."""
+        house = House(backend={"cells": (("tools", "no"),)})
+        house.fake.plays(text("a"))
+        self.ask(house, tools=[{"name": "t", "input_schema": {"type": "object"}}])
+        self.check(house, "gets no tools")
+
+    def test_faults_in_the_answer(self) -> None:
+        """A fault of ours while an answer is translated."""
+        from claudeproxy.translate import chat_stream
+
+        def broken(self: object, delta: object) -> None:
+            raise KeyError("index")
+
+        self.patch(chat_stream.ChatStream, "_delta", broken)
+        house = House()
+        house.fake.plays(text("a"))
+        self.ask(house)
+        self.check(house, "translating the answer of fake failed")
+
+    def test_faults(self) -> None:
+        """A fault of ours anywhere else, also once the client has gone."""
+        from claudeproxy.web import app
+
+        def broken(*args: object) -> None:
+            raise KeyError("index")
+
+        house = House()
+        self.patch(app, "read_messages", broken)
+        self.ask(house)
+        self.check(house, " failed")
+
+    def test_faults_after_the_client(self) -> None:
+        """The same, once the client has gone."""
+        house = House()
+        house.fake.plays(silent())
+        caller = house.ask("POST", "/v1/messages", body(), self.HEADERS)
+        (request,) = house.proxy._exchanges._running
+        caller.vanish()
+        house.proxy._api.broken(request, Failure(KeyError("index")))
+        self.check(house, "failed after its client had gone")
+
+    def test_thoughts_left_out(self) -> None:
+        """What is left out of a request that is passed through."""
+        house = House(backend={"provider": "anthropic"}, make_fake=FakeAnthropic)
+        thought = {"type": "thinking", "thinking": "x", "signature": ALIVE}
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": [thought]}]
+        self.ask(house, messages=[*messages, {"role": "user", "content": "b"}])
+        self.check(house, "left out")
+
+    def test_key(self) -> None:
+        """The name of the key, where it has one."""
+        exchange = Exchange("req_1", "GET", "/", "local", "s", "", "", 0.0)
+        self.assertNotIn("key", exchange.told)
+        exchange.key = "anna"
+        self.assertEqual(exchange.told["key"], "anna")
+
+    def test_flat(self) -> None:
+        """As JSON the request's line is flat: figures are numbers, and nothing is there twice."""
+        house = House(models={"claude-sonnet-4-5": "qwen"})
+        house.fake.plays(text("Hello"))
+        self.ask(house)
+        (event,) = house.request_lines
+        said = json.loads(json_line(event) or b"")
+        self.assertEqual(
+            (said["status"], said["outcome"], said["model"], said["backend"], said["backend_model"], said["route"]),
+            (200, "end_turn", "claude-sonnet-4-5", "fake", "qwen", "/v1/messages"),
+        )
+        self.assertIsInstance(said["duration"], float)
+        self.assertIs(said["joined"], False)
+        self.assertFalse([name for name in said if name.startswith("_")])
+        self.assertTrue(all(value is None or isinstance(value, str | int | float) for value in said.values()))
 
 
 class CanaryTests(SynchronousTestCase):

@@ -96,6 +96,29 @@ class WindowTests(SynchronousTestCase):
         self.assertEqual(again.headers["x-claudeproxy-count-source"], "learned")
         self.assertIn(again.json["input_tokens"], range(600, 640))
 
+    def test_near_without_counts(self) -> None:
+        """Where nobody counts, what was counted in the turn before is sure, and only what was added is in doubt.
+
+        However near the window that comes, there is room for more than a word, or the prompt is refused.
+        """
+        self.house = House("generic", {"context_window": 8192})
+        talk, counted, limits = prose(6400), 6700, []
+        for _ in range(12):
+            usage = {"prompt_tokens": counted, "completion_tokens": 1}
+            self.house.fake.plays(Script(steps=[chunk({"content": "a"}, finish="stop"), chunk(None, usage=usage)]))
+            caller = self.house.ask("POST", "/v1/messages", body(messages=talk, max_tokens=128_000))
+            if caller.status == 400:
+                break
+            limits.append((counted, self.sent()[-1]["max_tokens"]))
+            talk, counted = [*talk, {"role": "assistant", "content": "a"}, *prose(120)], counted + 132
+        else:
+            self.fail("it was never refused")
+        self.assertEqual(check_error(caller.json, 400).message, "prompt is too long")
+        self.assertGreater(len(limits), 4)
+        for tokens, limit in limits[1:]:
+            self.assertIn(8192 - tokens - limit, range(120), "what is left, less a little of doubt")
+            self.assertGreaterEqual(limit, 256)
+
     def test_believed_window(self) -> None:
         """Who believes in a larger window is told of a prompt that is as much larger; the log keeps the truth."""
         self.house = self.make(client_window=81_920)
