@@ -49,7 +49,7 @@ class Command(NetworkCommand):
             url = self["url"]
             if url is None:
                 settings = self.read(environ, folder).settings
-                url = address_of(settings)
+                url = address_of(settings, operators=True)
                 key = key or next((each.reveal() for each in settings.admin_keys), "")
             daemon = Daemon.at(url, key, reactor)
             try:
