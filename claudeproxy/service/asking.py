@@ -17,6 +17,8 @@ from zope.interface import implementer
 
 from claudeproxy.backends.client import BackendClient
 from claudeproxy.model.problems import Refusal
+from claudeproxy.routing.addresses import Address
+from claudeproxy.routing.conflicts import addresses
 from claudeproxy.routing.settings import Settings
 from claudeproxy.routing.sources import Settled
 from claudeproxy.service.commands import FAILED, Command
@@ -26,6 +28,12 @@ from claudeproxy.service.reading import Reader
 _PATIENCE = 5.0
 #: Where a key is looked for that the command line does not give: a list of processes shows that to everybody.
 KEY_VARIABLE = "CLAUDEPROXY_KEY"
+
+
+#: The kinds of addresses that a client can ask, and how.
+_SCHEMES = {"tcp": "http", "tcp6": "http", "ssl": "https"}
+#: Who listens everywhere is asked here.
+_NEAREST = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class NoAnswer(Exception):
@@ -90,10 +98,23 @@ def write_lines(out: TextIO, lines: Iterable[str]) -> None:
         out.write("".join(each if each.isprintable() else "?" for each in line) + "\n")
 
 
-def address_of(settings: Settings) -> str:
-    """Where a daemon with these settings is asked from this machine."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+def address_of(settings: Settings, operators: bool = False) -> str:
+    """Where a daemon with these settings is asked from this machine: by clients, who cannot use a unix socket, or by
+    ``operators``. Raises `NoAnswer` if the settings do not tell."""
+    admin = tuple(map(Address.read, settings.admin_listen)) if operators else ()
+    kinds = {**_SCHEMES, "unix": "unix"} if operators else _SCHEMES
+    for each in sorted((each for each in admin or addresses(settings) if each.kind in kinds), key=_plainest):
+        if each.kind == "unix":
+            return f"unix:{each.get('address')}"
+        host = _NEAREST.get(each.interface or "", each.interface or "")
+        host = f"[{host}]" if ":" in host else host
+        return f"{kinds[each.kind]}://{host or _NEAREST['']}:{each.get('port')}"
+    raise NoAnswer("the settings do not tell an address that can be asked from here; name one with --url")
+
+
+def _plainest(address: Address) -> bool:
+    """Certificates are seldom made out to this machine's own address."""
+    return address.kind == "ssl"
 
 
 @implementer(IAgentEndpointFactory)

@@ -48,7 +48,7 @@ class Command(NetworkCommand):
             key = self["key"] or environ.get(KEY_VARIABLE, "")
             url = self["url"]
             if url is None:
-                url = address_of(self.read(environ, folder).settings)
+                url = address_of(self.read(environ, folder).settings, operators=True)
             daemon = Daemon.at(url, key, reactor)
             try:
                 found = await daemon.get(self._path)

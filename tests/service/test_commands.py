@@ -15,8 +15,9 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.routing.expectations import Secret
+from claudeproxy.routing.settings import Settings
 from claudeproxy.service import command_check, command_env, command_why
-from claudeproxy.service.asking import NetworkCommand, address_of
+from claudeproxy.service.asking import NetworkCommand, NoAnswer, address_of
 from claudeproxy.service.claude_env import Facts, as_shell, notes, variables
 from claudeproxy.service.commands import COMMANDS, DONE, FAILED, MISUSED, main
 from tests.fakes.house import BACKEND_PORT, House, body
@@ -416,3 +417,17 @@ class EnvTests(CommandCase):
         ):
             settings = House(host=host, keys=(Secret("k"),)).settings
             self.assertEqual(address_of(settings), url)
+
+    def test_several_addresses(self) -> None:
+        """Of several addresses a client takes the plainest, and operators their own, sockets included."""
+        ssl, plain, socket = "ssl:8443:interface=127.0.0.1", "tcp:9090", "unix:/run/a.sock"
+        for listen, admin, client, operator in (
+            ((ssl, plain), (), "http://127.0.0.1:9090", "http://127.0.0.1:9090"),
+            ((ssl, socket), (), "https://127.0.0.1:8443", "unix:/run/a.sock"),
+            ((plain,), ("tcp:9091:interface=127.0.0.1",), "http://127.0.0.1:9090", "http://127.0.0.1:9091"),
+            (("tcp6:9090",), (socket,), "http://[::1]:9090", "unix:/run/a.sock"),
+        ):
+            settings = Settings(listen=listen, admin_listen=admin)
+            self.assertEqual((address_of(settings), address_of(settings, operators=True)), (client, operator))
+        self.assertRaises(NoAnswer, address_of, Settings(listen=("systemd:domain=INET:index=0",)))
+        self.assertRaises(NoAnswer, address_of, Settings(listen=(socket,)))
