@@ -21,7 +21,11 @@ from claudeproxy.service.systemd import Systemd
 
 @define(eq=False, slots=False)
 class ReloadOnHangup(Service):
-    """While it runs, SIGHUP makes it read the settings again. Bad ones are refused in the log, the old ones stay."""
+    """While it runs, SIGHUP makes it read the settings again. Bad ones are refused in the log, the old ones stay.
+
+    While the daemon stops, SIGHUP does nothing: what the system does with it otherwise would end the running answers.
+    `let_go` is for the end of that.
+    """
 
     _proxy: Proxy
     _reader: Reader
@@ -35,8 +39,8 @@ class ReloadOnHangup(Service):
         super().startService()
         self._previous = signal.signal(signal.SIGHUP, self._hung_up)
 
-    def stopService(self) -> None:
-        super().stopService()
+    def let_go(self) -> None:
+        """The signal does again what it did before."""
         signal.signal(signal.SIGHUP, self._previous or signal.SIG_DFL)
 
     def reload(self) -> None:
@@ -79,4 +83,10 @@ class ReloadOnHangup(Service):
 
     def _hung_up(self, number: int, frame: FrameType | None) -> None:
         # A signal may come anywhere in the code: the reactor runs the reload between two events.
-        self._reactor.callFromThread(self.reload)
+        self._reactor.callFromThread(self._reload_unless_stopping)
+
+    def _reload_unless_stopping(self) -> None:
+        if self.running:
+            self.reload()
+        else:
+            self._log.info("the settings are not read again, because the daemon stops")

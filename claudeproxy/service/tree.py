@@ -33,13 +33,23 @@ class Daemon(MultiService):
     As a part of twistd's application it brings the observer of the log along, ``scribe``, if there is one.
     """
 
-    def __init__(self, proxy: Proxy, systemd: Systemd, in_front: bool, scribe: Scribe | None = None) -> None:
+    def __init__(
+        self,
+        proxy: Proxy,
+        systemd: Systemd,
+        in_front: bool,
+        scribe: Scribe | None = None,
+        on_hangup: ReloadOnHangup | None = None,
+    ) -> None:
         super().__init__()
         self._proxy = proxy
         self._systemd = systemd
+        self._on_hangup = on_hangup
         self._in_front = in_front
         self._scribe = scribe
         proxy.setServiceParent(self)
+        if on_hangup is not None:
+            on_hangup.setServiceParent(self)
 
     def setServiceParent(self, parent: Any) -> None:
         super().setServiceParent(parent)
@@ -66,6 +76,8 @@ class Daemon(MultiService):
 
     def _ended(self, result: Any) -> Any:
         self._systemd.end_watchdog()
+        if self._on_hangup is not None:
+            self._on_hangup.let_go()  # not before: a signal that comes while it drains must not end it
         return result
 
 
@@ -98,9 +110,9 @@ def makeService(options: Options) -> IService:
         raise SystemExit(f"claudeproxy: {fault}") from None
     raise_descriptor_limit(logs.logger("service"))
     systemd = Systemd(dict(os.environ), reactor, logs.logger("systemd"), os.getpid())
-    daemon = Daemon(proxy, systemd, bool(options.parent and options.parent.get("nodaemon")), scribe)
-    ReloadOnHangup(proxy, reader, settled, reactor, logs.logger("reload"), systemd).setServiceParent(daemon)
-    return daemon
+    on_hangup = ReloadOnHangup(proxy, reader, settled, reactor, logs.logger("reload"), systemd)
+    in_front = bool(options.parent and options.parent.get("nodaemon"))
+    return Daemon(proxy, systemd, in_front, scribe, on_hangup)
 
 
 def _scribe(twistd_options: Any) -> Scribe | None:

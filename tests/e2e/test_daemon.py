@@ -171,6 +171,19 @@ def test_stop_lets_answers_finish(tmp_path: Path) -> None:
         assert daemon.ended(5) == 143
 
 
+def test_hangup_while_stopping(tmp_path: Path) -> None:
+    """SIGHUP does no harm to a daemon that stops: a running stream comes to its own end all the same."""
+    with slow_backend(tmp_path, 20, 0.1) as variables, running(tmp_path / "d", variables=variables) as daemon:
+        answer = daemon.asked("POST", "/v1/messages", hello(stream=True, max_tokens=100))
+        begun = answer.readline()
+        daemon.signal(signal.SIGTERM)
+        daemon.logged("Received SIGTERM")
+        daemon.signal(signal.SIGHUP)
+        daemon.logged("not read again")
+        assert len(check_stream(begun + answer.read()).text.split()) == 20
+        assert daemon.ended(5) == 143
+
+
 def test_stop_does_not_wait_for_ever(tmp_path: Path) -> None:
     """A stream that goes on beyond DRAIN_MS is ended with an error that says why."""
     with slow_backend(tmp_path, 600, 0.1) as variables:

@@ -48,6 +48,7 @@ class ReloadTests(SynchronousTestCase):
     def stop(self) -> None:
         if self.service.running:
             self.service.stopService()
+        self.service.let_go()
 
     def write(self, settings: str) -> None:
         self.config.write_text(f"{settings}\n{BACKEND}", "utf-8")
@@ -105,7 +106,8 @@ class ReloadTests(SynchronousTestCase):
         self.assertEqual(self.status(), 200)
 
     def test_signal(self) -> None:
-        """The signal reloads, from within the reactor; after the service was stopped it does what it did before."""
+        """The signal reloads, from within the reactor. While the daemon stops it does nothing, at the end what it did
+        before."""
         self.assertNotEqual(signal.getsignal(signal.SIGHUP), self.before)
         self.write('keys = ["k"]')
         signal.raise_signal(signal.SIGHUP)
@@ -113,6 +115,13 @@ class ReloadTests(SynchronousTestCase):
         self.network.pump()
         self.assertEqual(self.status(), 401)
         self.service.stopService()
+        self.write('keys = ["another"]')
+        self.events.clear()
+        signal.raise_signal(signal.SIGHUP)
+        self.network.pump()
+        self.assertEqual([formatEvent(event).rpartition(" ")[2] for event in self.events], ["stops"])
+        self.assertEqual((self.status("k"), self.status("another")), (200, 401))
+        self.service.let_go()
         self.assertEqual(signal.getsignal(signal.SIGHUP), self.before)
 
     def test_certificate(self) -> None:
