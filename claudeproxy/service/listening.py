@@ -85,7 +85,7 @@ class _UNIXEndpoint:
         try:
             port = self._make(factory)
             port.startListening()
-        except CannotListenError:
+        except (CannotListenError, OSError):  # the latter of its lock, where the folder is missing or not to be written
             return fail()
         return succeed(port)
 

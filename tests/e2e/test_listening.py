@@ -127,6 +127,22 @@ def test_wrong_address(tmp_path: Path, listen: str, words: str) -> None:
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("listen", "words"),
+    [
+        ("unix:/nowhere/s.sock", "cannot listen on unix:/nowhere/s.sock: No such file or directory; set LISTEN"),
+        ("unix:twistd.log", "twistd.log: Address already in use; set LISTEN"),
+    ],
+)
+def test_no_place_for_a_socket(tmp_path: Path, listen: str, words: str) -> None:
+    """A socket for which there is no folder, or in whose place there is a file, is refused in one line."""
+    (tmp_path / "twistd.log").touch()
+    status, said = said_by(tmp_path, "-n", "--pidfile=", **NOBODY, PORT="", LISTEN=f"{LOCAL} {listen}")
+    assert status == 1
+    assert words in said
+    assert "Traceback" not in said
+
+
 # ---- TLS
 
 
