@@ -120,6 +120,9 @@ class TimedChannel(HTTPChannel):
     def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
         if header == b"Content-Length" and len(data) > _MOST_DIGITS:
             return bool(self._failChooseTransferDecoder())
+        if header == b"Transfer-Encoding" and (data.lower() != b"chunked" or self._version == b"HTTP/1.0"):
+            # Twisted passes over "identity", also after "chunked", where others see no length at all (RFC 9112 6.3).
+            return bool(self._failChooseTransferDecoder())
         return bool(super()._maybeChooseTransferDecoder(header, data))
 
     def _send100Continue(self) -> None:

@@ -14,7 +14,7 @@ from claudeproxy.routing.settings import Settings
 from claudeproxy.web.answers import answer_problem
 from claudeproxy.web.bodies import plain_path
 from claudeproxy.web.exchange import Exchange, Exchanges, printable
-from claudeproxy.web.guard import check_host, check_key, check_origin
+from claudeproxy.web.guard import check_host, check_key, check_one_host, check_origin
 from claudeproxy.web.live import Live
 from claudeproxy.web.rules import Rules
 
@@ -93,8 +93,9 @@ class Gate(Resource):
 
 def check_page(request: Request, live: Live) -> Problem | None:
     """Whether a web page, or who has been lured by one, may have sent this."""
-    settings, problem = live.settings, None
-    if not isinstance(request.getHost(), UNIXAddress):  # no web page can be made to ask there
+    settings = live.settings
+    problem = check_one_host(len(request.requestHeaders.getRawHeaders(b"host", ())), request.clientproto)
+    if problem is None and not isinstance(request.getHost(), UNIXAddress):  # no web page can be made to ask there
         problem = check_host(header(request, b"host") or "", live.interfaces, settings.allowed_hosts)
     origin, site = header(request, b"origin"), header(request, b"sec-fetch-site")
     return problem or check_origin(origin, site, settings.allowed_origins)

@@ -4,8 +4,18 @@ from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from claudeproxy.model.problems import Problem, forbidden, unauthenticated
+from claudeproxy.model.problems import Problem, forbidden, invalid_request, unauthenticated
 from claudeproxy.routing.keys import Key, digest_of, recognised
+
+
+def check_one_host(hosts: int, version: bytes) -> Problem | None:
+    """Whether a request names its host as often as it must: once, or in HTTP/1.0 not at all (RFC 9112 3.2).
+
+    Of two Host headers another server, or a proxy in front, might take the other one.
+    """
+    if hosts == 1 or (not hosts and version == b"HTTP/1.0"):
+        return None
+    return invalid_request(f"Host: expected exactly one such header, found {hosts or 'none'}")
 
 
 def check_host(host: str, listening_on: Iterable[str], allowed: Iterable[str]) -> Problem | None:
@@ -57,6 +67,8 @@ def _given(api_key: str | None, authorization: str | None) -> list[bytes]:
 
 
 def _name_of(host: str) -> str:
+    if "@" in host or "\\" in host:
+        return host  # which no Host may have; who it names, readers of addresses do not agree on
     try:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".").lower()
     except ValueError:

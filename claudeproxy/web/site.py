@@ -89,6 +89,10 @@ class BoundedRequest(Request):
             self.path = self.uri = b"/*"
         super().process()
 
+    def render(self, resrc: IResource) -> None:
+        self.responseHeaders.removeHeader(b"server")  # which version of what serves here is nobody's affair
+        super().render(resrc)
+
     def gotLength(self, length: int | None) -> None:
         self.content = BytesIO()
         self.oversized = length is not None and length > self.longest_body

@@ -55,7 +55,14 @@ class HostTests(SynchronousTestCase):
 
     def test_lookalikes(self) -> None:
         """Names that only look like an address or like localhost are names."""
-        for name in ("127.0.0.1.evil.example", "localhost.evil.example", "notlocalhost", "127.0.0.1evil.example:80"):
+        for name in (
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "notlocalhost",
+            "127.0.0.1evil.example:80",
+            "evil.example\\@localhost",
+            "evil.example@127.0.0.1",
+        ):
             self.assertIsNotNone(host(name), name)
 
     @given(st.text(max_size=30))
