@@ -2,11 +2,13 @@
 
 import os
 import resource
+import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import ILogObserver, Logger
 
 from claudeproxy.backends.gguf import UnusableModel
@@ -28,7 +30,7 @@ __all__ = ["Daemon", "Options", "makeService"]
 
 class Daemon(MultiService):
     """The proxy, and its reload on SIGHUP; systemd is told what becomes of it. ``in_front`` of a terminal, a taken port
-    ends it with one plain line.
+    ends it with one plain line. Who tells it twice to stop is in a hurry.
 
     As a part of twistd's application it brings the observer of the log along, ``scribe``, if there is one.
     """
@@ -47,6 +49,7 @@ class Daemon(MultiService):
         self._on_hangup = on_hangup
         self._in_front = in_front
         self._scribe = scribe
+        self._handlers: dict[int, Any] = {}
         proxy.setServiceParent(self)
         if on_hangup is not None:
             on_hangup.setServiceParent(self)
@@ -70,12 +73,22 @@ class Daemon(MultiService):
         self._systemd.begin_watchdog()
 
     def stopService(self) -> Deferred[Any]:
+        from twisted.internet import reactor
+
         self._systemd.stopping(self._proxy.longest_drain)
+        # Twisted has no answer to a second signal but a traceback.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(
+                number, lambda *_: cast(IReactorFromThreads, reactor).callFromThread(self._proxy.hurry)
+            )
         stopping: Deferred[Any] = super().stopService()
         return stopping.addBoth(self._ended)
 
     def _ended(self, result: Any) -> Any:
         self._systemd.end_watchdog()
+        while self._handlers:
+            number, handler = self._handlers.popitem()
+            signal.signal(number, handler or signal.SIG_DFL)
         if self._on_hangup is not None:
             self._on_hangup.let_go()  # not before: a signal that comes while it drains must not end it
         return result

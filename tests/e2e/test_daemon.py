@@ -199,6 +199,21 @@ def test_stop_does_not_wait_for_ever(tmp_path: Path) -> None:
             assert time.monotonic() - told < 3
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stop_twice(tmp_path: Path, number: signal.Signals) -> None:
+    """Told to stop again, it ends the running streams at once, each with an error; the status is the first signal's."""
+    with slow_backend(tmp_path, 600, 0.1) as variables, running(tmp_path / "d", variables=variables) as daemon:
+        answer = daemon.asked("POST", "/v1/messages", hello(stream=True, max_tokens=4000))
+        begun = answer.readline()
+        daemon.signal(signal.SIGTERM)
+        daemon.logged("Received SIGTERM")
+        daemon.signal(number)
+        checked = check_stream(begun + answer.read())
+        assert checked.error is not None and "being stopped" in checked.error.message
+        assert daemon.ended(10) == 143
+        assert "Traceback" not in daemon.log
+
+
 def test_stop_lets_in_who_waits(tmp_path: Path) -> None:
     """Clients that had connected before it was told to stop are served, though it had not let them in yet."""
     with running(tmp_path, variables=NOBODY) as daemon:
