@@ -29,7 +29,7 @@ from claudeproxy.web.answers import Answer, StreamAnswer, Times, WholeAnswer, an
 from claudeproxy.web.bodies import letter_of
 from claudeproxy.web.exchange import Exchange, Exchanges, printable
 from claudeproxy.web.exposition import Exposition
-from claudeproxy.web.gate import Gate, credentials, header, text
+from claudeproxy.web.gate import Gate, every_credential, header, text
 from claudeproxy.web.guard import own_keys
 from claudeproxy.web.health import Health
 from claudeproxy.web.late import unless_gone
@@ -332,7 +332,8 @@ def _kin(request: Request) -> str:
 
 def _letter(request: Request, exchange: Exchange, live: Live) -> Letter:
     settings = live.settings
-    keys = own_keys((*settings.keys, *settings.admin_keys), *credentials(request))
+    known = (*settings.keys, *settings.admin_keys)
+    keys = [key for each in every_credential(request) for key in own_keys(known, *each)]
     return letter_of(request, settings.body_limit_mb * 1024 * 1024, keys, exchange.told)
 
 

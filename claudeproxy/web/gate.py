@@ -1,6 +1,7 @@
 """The gate in front of every route: numbers the request, and turns away who may not ask (issue 2, item 8)."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from itertools import zip_longest
 from typing import Any, ClassVar
 
 from klein import Klein
@@ -109,6 +110,16 @@ def key_of(request: Request, settings: Settings) -> Key | Problem | None:
 def credentials(request: Request) -> tuple[str | None, str | None]:
     """The two headers that may carry a key."""
     return header(request, b"x-api-key"), header(request, b"authorization")
+
+
+def every_credential(request: Request) -> Iterator[tuple[str | None, str | None]]:
+    """The same of requests that carry one of them more than once, where only the last one counts."""
+    several = (request.requestHeaders.getRawHeaders(name, ()) for name in (b"x-api-key", b"authorization"))
+    for api_key, authorization in zip_longest(*several):
+        yield (
+            None if api_key is None else text(api_key),
+            None if authorization is None else text(authorization),
+        )
 
 
 def header(request: Any, name: bytes) -> str | None:

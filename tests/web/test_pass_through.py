@@ -124,6 +124,20 @@ class RequestTests(PassThroughCase):
                 {name: headers[name] for name in ("x-api-key", "authorization") if name in headers}, passed
             )
 
+    def test_credentials_twice(self) -> None:
+        """Of a header that came twice no key of the proxy's goes on either, though only the last one lets in."""
+        house = self.house({"credentials": "client", "api_key": Secret("")}, keys=(key_of("gate-key"), key_of("other")))
+        head = b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n" % len(ODD)
+        for name, form in ((b"x-api-key", b"%b"), (b"authorization", b"Bearer %b")):
+            values = (form % b"other", form % b"theirs", form % b"gate-key")
+            house.caller().send(head + b"".join(name + b": " + each + b"\r\n" for each in values) + b"\r\n" + ODD)
+            (received,) = house.fake.received
+            passed = str(received.headers)
+            self.assertIn("theirs", passed)
+            self.assertNotIn("gate-key", passed)
+            self.assertNotIn("other", passed)
+            house.fake.received.clear()
+
     def test_our_signatures(self) -> None:
         """Thoughts with a signature of ours are taken out: a real server would refuse them. Others stay as they are."""
         ours = {"type": "thinking", "thinking": "hm", "signature": sign(Reasoning("reasoning_content"))}
