@@ -77,14 +77,17 @@ def client_keys() -> Expectation:
 def keys_in(text: str) -> tuple[Key, ...]:
     """The keys in a file: one a line, where # begins a comment. Raises `Unfit`, which names the line."""
     found: list[Key] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        entry = re.sub(r"(?:^|\s)#.*", "", line).strip()
-        if entry:
-            try:
-                found.append(_key(entry))
-            except Unfit as unfit:
-                raise Unfit(f"{str(unfit).removeprefix('expected ')} in line {number}", hidden=True) from None
+    for number, entry in _entries(text):
+        try:
+            found.append(_key(entry))
+        except Unfit as unfit:
+            raise Unfit(f"{str(unfit).removeprefix('expected ')} in line {number}", hidden=True) from None
     return _once(found)
+
+
+def holds_hashes_only(text: str) -> bool:
+    """Whether who reads such a file knows no key."""
+    return not shows_keys([entry for _, entry in _entries(text)])
 
 
 def shows_keys(value: object) -> bool:
@@ -92,6 +95,14 @@ def shows_keys(value: object) -> bool:
     entries: Iterable[object] = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     found = [_ENTRY.fullmatch(each) for each in entries if isinstance(each, str)]
     return not all(each is not None and each["hash"] for each in found)
+
+
+def _entries(text: str) -> Iterator[tuple[int, str]]:
+    """With the numbers of their lines."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        entry = re.sub(r"(?:^|\s)#.*", "", line).strip()
+        if entry:
+            yield number, entry
 
 
 def _from_text(text: str) -> list[str]:

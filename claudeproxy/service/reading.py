@@ -9,6 +9,7 @@ from attrs import evolve, frozen
 
 from claudeproxy.routing.addresses import Address
 from claudeproxy.routing.expectations import Unfit
+from claudeproxy.routing.keys import holds_hashes_only
 from claudeproxy.routing.settings import Settings
 from claudeproxy.routing.sources import SettingsError, Settled, Sources, model_map_path, settle
 
@@ -57,7 +58,8 @@ class Reader:
             raise Unfit(f"a file that can be read; {path} cannot: {fault.strerror}") from None
         except UnicodeDecodeError:
             raise Unfit(f"UTF-8 text in {path}") from None
-        if open_to_others:
+        # What is hashed everybody may read, as a daemon with a user of its own must; but nobody else may add to it.
+        if open_to_others and not (holds_hashes_only(text) and not path.stat().st_mode & stat.S_IWOTH):
             raise Unfit(f"a file that other users of this machine cannot read: chmod 600 {path}")
         return text
 

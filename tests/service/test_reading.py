@@ -180,6 +180,23 @@ class ReaderTests(SynchronousTestCase):
         self.opened(path)
         self.assertIn(f"chmod 600 {path}", self.refused(SettingsError, **given))
 
+    def test_hashes_in_a_keys_file(self) -> None:
+        """Hashes are no secret there either, so that a daemon with a user of its own can read them again; but others
+        must not add any."""
+        path = self.folder / "keys"
+        given = {"HOST": "0.0.0.0", "CLAUDEPROXY_KEYS_FILE": "keys"}
+        path.write_text(f"# ours\nalice=sha256:{'a' * 64}\nsha256:{'b' * 64}  # nobody's\n", "utf-8")
+        self.opened(path)
+        path.chmod(0o644)
+        self.assertEqual([key.name for key in self.read(**given).keys], ["alice", ""])
+        path.chmod(0o646)
+        self.assertIn(f"chmod 600 {path}", self.refused(SettingsError, **given))
+        path.write_text(f"alice=sha256:{'a' * 64}\ncanary\n", "utf-8")
+        path.chmod(0o644)
+        said = self.refused(SettingsError, **given)
+        self.assertIn(f"chmod 600 {path}", said)
+        self.assertNotIn("canary", said)
+
     def test_api_key_file(self) -> None:
         """The key of a backend may come from a file, as systemd's credentials do; the line end is not part of it."""
         path = self.folder / "etc" / "key"
