@@ -19,7 +19,6 @@ from claudeproxy.backends.gguf import UnusableModel
 from claudeproxy.backends.interfaces import Backend
 from claudeproxy.backends.state_file import StateFile
 from claudeproxy.backends.tokenizer import BadTokenizer
-from claudeproxy.model.problems import Problem
 from claudeproxy.routing.addresses import Address
 from claudeproxy.routing.conflicts import addresses
 from claudeproxy.routing.declarations import only_restart
@@ -96,7 +95,6 @@ class Proxy(Service):
     _live: Live = field(init=False)
     _api: MessagesAPI = field(init=False)
     _metrics: Metrics = field(factory=Metrics, init=False)
-    _request_log: RequestLog = field(init=False)
     _records: RecordsAPI = field(init=False)
     _admin: AdminAPI = field(init=False)
     _doors: Listening = field(init=False)
@@ -118,8 +116,7 @@ class Proxy(Service):
         self._log = self._logs.logger("service")
         self._workshop = Workshop(self._reactor, self._logs, lambda: secrets.token_hex(32), self._new_id)
         recorder = Recorder(lambda: self._settings)
-        self._request_log = RequestLog(self._logs.logger("requests"))
-        witnesses: list[Witness] = [self._request_log, self._metrics, recorder]
+        witnesses: list[Witness] = [RequestLog(self._logs.logger("requests")), self._metrics, recorder]
         if self._settings.tracing:
             self._exporting = exporting(self._reactor, self._logs.logger("tracing"))
             witnesses.append(self._exporting.tracing)
@@ -279,9 +276,7 @@ class Proxy(Service):
             (self._doors, self.resource(), "LISTEN" if self._settings.listen else "PORT or HOST"),
             (self._admin_doors, self._admin.resource(self.records()), "ADMIN_LISTEN"),
         ):
-            site = ProxySite(
-                gate, self._longest_body, self._new_id, self._reactor, self._terms, gate.welcomes, self._refused
-            )
+            site = ProxySite(gate, self._longest_body, self._new_id, self._reactor, self._terms, gate.welcomes)
             try:
                 doors.listen(site, remedy)
             except CannotListen:
@@ -289,11 +284,6 @@ class Proxy(Service):
                 Deferred.fromCoroutine(self._doors.close())
                 raise
             self._sites.append(site)
-
-    def _refused(self, request_id: str, client: str, problem: Problem) -> None:
-        """A connection was, before it came to a request."""
-        for each in (self._request_log, self._metrics):
-            each.refused(request_id, client, problem)
 
     def _longest_body(self) -> int:
         return self._settings.body_limit_mb * 1024 * 1024

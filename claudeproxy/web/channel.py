@@ -68,8 +68,6 @@ class TimedChannel(HTTPChannel):
         request_id = f"req_{self.site.new_id()}"
         body = encode(problem_json(problem, request_id))
         retry = b"" if problem.retry_after is None else b"Retry-After: %d\r\n" % problem.retry_after
-        if problem.should_retry is False:
-            retry += b"X-Should-Retry: false\r\n"
         head = (
             b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
             b"request-id: %b\r\n%bConnection: close\r\n\r\n"
@@ -80,7 +78,6 @@ class TimedChannel(HTTPChannel):
         self._buffer = b""
         self.dataReceived = lambda data: None  # type: ignore[method-assign]
         self._turn_to(Phase.REFUSED)
-        self.site.refused(request_id, getattr(self.transport.getPeer(), "host", None) or "local", problem)
         if not linger:
             self.loseConnection()
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from attrs import define, field
 from twisted.web.http import Request
 
-from claudeproxy.model.problems import Problem
 from claudeproxy.web.exchange import Exchange
 
 #: What stands for all values of a label that came after the most there may be.
@@ -110,8 +109,6 @@ class Metrics:
     dropped: Totals = field(factory=Totals, init=False)
     emulated: Totals = field(factory=Totals, init=False)
     count_sources: Totals = field(factory=Totals, init=False)
-    #: Connections without a request, by status and outcome.
-    refusals: Totals = field(factory=Totals, init=False)
     #: By their results, ok and refused.
     reloads: Counter[str] = field(factory=lambda: Counter(ok=0, refused=0), init=False)
     #: Those that have not left.
@@ -128,10 +125,6 @@ class Metrics:
         self.open.add(exchange)
         if exchange.repetition:
             self.repetitions += 1
-
-    def refused(self, request_id: str, client: str, problem: Problem) -> None:
-        """A connection on which there was no request."""
-        self.refusals.add((str(problem.status), problem.outcome))
 
     def left(self, exchange: Exchange) -> None:
         """All of it is known now."""

@@ -5,7 +5,6 @@ from twisted.logger import Logger
 from twisted.web.http import Request
 
 from claudeproxy.model.events import Usage
-from claudeproxy.model.problems import Problem
 from claudeproxy.web.exchange import Exchange
 
 #: Asked for by monitors and by clients that warm up: worth a line only to who looks for it.
@@ -20,17 +19,6 @@ class RequestLog:
 
     def entered(self, exchange: Exchange, request: Request) -> None:
         """Nothing can be said yet."""
-
-    def refused(self, request_id: str, client: str, problem: Problem) -> None:
-        """A connection on which there was no request: what is no HTTP, too large, too slow, or one too many."""
-        self._log.info(
-            "{client} - refused: {reason} {status} {outcome} {request_id}",
-            client=client,
-            reason=problem.message,
-            status=problem.status,
-            outcome=problem.outcome,
-            request_id=request_id,
-        )
 
     def left(self, exchange: Exchange) -> None:
         quiet = (exchange.path.rstrip("/") or "/") in _QUIET

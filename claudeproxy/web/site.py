@@ -3,7 +3,6 @@
 import re
 import select
 from collections.abc import Callable, Sequence
-from heapq import nsmallest
 from io import BytesIO
 from typing import Any
 
@@ -14,7 +13,7 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
-from claudeproxy.model.problems import Problem, full
+from claudeproxy.model.problems import full
 from claudeproxy.web.channel import TimedChannel
 from claudeproxy.web.limits import COME_AGAIN, Terms
 
@@ -22,16 +21,10 @@ from claudeproxy.web.limits import COME_AGAIN, Terms
 _WHOLE_ADDRESS = re.compile(rb"https?://(?P<host>[^/?#]+)", re.IGNORECASE)
 #: As much of a body is kept before it is asked whether its client may come in at all.
 _BLIND_TRUST = 256 * 1024
-#: So many connections are looked at for one that may be closed for another.
-_LOOKS = 16
 
 
 def _anybody(request: Request) -> bool:
     return True
-
-
-def _unheard(request_id: str, client: str, problem: Problem) -> None:
-    """Nobody wants to know."""
 
 
 #: A connection that has been quiet for so many seconds is closed when the daemon stops. One that was busy a moment ago
@@ -187,8 +180,7 @@ class KnownChannel(TimedChannel):
 
 class ProxySite(Site):
     """Serves ``resource`` to HTTP/1.1 clients; ``longest_body`` gives the limit in force, in bytes, and ``terms`` what
-    a new connection must keep to. A body is not worth its memory for a client who is not ``welcome``. Of a connection
-    without a request ``refused`` is told: the id and the problem that its client heard, and the client's address."""
+    a new connection must keep to. A body is not worth its memory for a client who is not ``welcome``."""
 
     noisy = False
     protocol = KnownChannel  # type: ignore[assignment]  # without HTTP/2, which no client of ours speaks
@@ -203,12 +195,10 @@ class ProxySite(Site):
         reactor: Any,
         terms: Callable[[], Terms] = Terms,
         welcome: Callable[[Request], bool] = _anybody,
-        refused: Callable[[str, str, Problem], None] = _unheard,
     ) -> None:
         super().__init__(resource, reactor=reactor, timeout=None)
         self.new_id = new_id
         self.terms = terms
-        self.refused = refused
         self._welcome = welcome
         self._longest_body = longest_body
         self._connections: set[KnownChannel] = set()
@@ -220,23 +210,15 @@ class ProxySite(Site):
         """A client came. If there are too many, the one that lay idle for longest has to go, else the new one."""
         most = self.terms().most_connections
         if most and len(self._connections) >= most:
-            idle = self._longest_idle()
-            if idle is not None:
-                idle.loseConnection()
+            idle = [(each.idle_since, at) for at, each in enumerate(self._connections) if each.idle_since is not None]
+            if idle:
+                list(self._connections)[min(idle)[1]].loseConnection()
             else:
                 words = "claudeproxy has as many connections as it can have (max_connections); please try again."
                 connection.refuse(full(words, COME_AGAIN), linger=0)
         self._connections.add(connection)
         if self.is_draining:
             connection.retire()
-
-    def _longest_idle(self) -> KnownChannel | None:
-        idle = [(each.idle_since, at) for at, each in enumerate(self._connections) if each.idle_since is not None]
-        everyone = list(self._connections)
-        for _, at in nsmallest(_LOOKS, idle):
-            if not is_readable(everyone[at].transport):  # else its request is here, and only not read yet
-                return everyone[at]
-        return None
 
     def expects(self, request: BoundedRequest) -> bool:
         """Whether a client that asks before it sends its body should send it."""
