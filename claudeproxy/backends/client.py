@@ -17,6 +17,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
+from claudeproxy.backends.connection import BackendPool
 from claudeproxy.model.problems import Problem, Refusal, overloaded
 from claudeproxy.wire.json import NotJSON, decode
 
@@ -99,11 +100,10 @@ class BackendClient:
     @classmethod
     def over_network(cls, name: str, reactor: Any, connect_timeout: float) -> "BackendClient":
         """A client with connections of its own, kept alive between requests; ``connect_timeout`` in seconds."""
-        pool = HTTPConnectionPool(reactor, persistent=True)
+        pool = BackendPool(reactor, persistent=True)
         pool.maxPersistentPerHost = 256
         pool.cachedConnectionTimeout = KEPT_ALIVE  # type: ignore[assignment]  # callLater takes any number
         pool.retryAutomatically = False
-        pool._factory.noisy = False  # else it logs two lines a connection; no public switch
         agent = Agent(reactor, connectTimeout=connect_timeout, pool=pool)
         return cls.over_agent(name, agent, reactor, pool)
 

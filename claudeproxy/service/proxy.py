@@ -26,6 +26,7 @@ from claudeproxy.service.workshop import Workshop, check_embedded, check_tokeniz
 from claudeproxy.web.app import MessagesAPI
 from claudeproxy.web.exchange import Exchanges
 from claudeproxy.web.live import Live
+from claudeproxy.web.prompt import make_prompt
 from claudeproxy.web.request_log import RequestLog
 from claudeproxy.web.site import ProxySite
 
@@ -166,6 +167,7 @@ class Proxy(Service):
         if hasattr(failure, "raiseException"):
             failure.raiseException()
         self._port = failure
+        make_prompt([failure])
 
     def _longest_body(self) -> int:
         return self._settings.body_limit_mb * 1024 * 1024

@@ -25,6 +25,7 @@ class BoundedRequest(Request):
     The rest of such a body is read and forgotten, so that the client is there to hear the answer: 413.
     """
 
+    channel: "KnownChannel"
     defaultContentType = b"application/json"
     oversized = False
     #: In bytes. The site sets it for each connection.
@@ -51,6 +52,13 @@ class BoundedRequest(Request):
             self.path = self.uri = b"/*"
         super().process()
 
+    def write(self, data: bytes) -> None:
+        if self.chunked and data and not self.finished and not self._disconnected:
+            self.sentLength += len(data)
+            self.channel.write_promptly(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            super().write(data)
+
     def gotLength(self, length: int | None) -> None:
         self.content = BytesIO()
         self.oversized = length is not None and length > self.longest_body
@@ -69,6 +77,8 @@ class KnownChannel(HTTPChannel):
     """A client's connection, which its site knows of for as long as it is open."""
 
     site: "ProxySite"
+    #: Writes what is not to wait for the reactor's next round, where the transport can do that.
+    write_promptly: Callable[[bytes], None]
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self._respondToBadRequestAndDisconnect()
@@ -88,6 +98,8 @@ class KnownChannel(HTTPChannel):
 
     def connectionMade(self) -> None:
         super().connectionMade()
+        transport: Any = self.transport
+        self.write_promptly = getattr(transport, "write_promptly", transport.write)
         self.site.opened(self)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted always gives a reason
