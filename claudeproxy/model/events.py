@@ -111,8 +111,10 @@ Event = MessageStart | BlockStart | Delta | BlockStop | MessageDelta | MessageSt
 
 def tells(event: Event) -> bool:
     """Whether the event is news of the answer, rather than its frame or a sign of life."""
+    if type(event) is TextDelta:  # by far the most frequent
+        return bool(event.text)
     match event:
-        case TextDelta(text=words) | ThinkingDelta(thinking=words):
+        case ThinkingDelta(thinking=words):
             return bool(words)
         case BlockStart(block={"type": "text" | "thinking"}) | MessageStart() | Ping():
             return False

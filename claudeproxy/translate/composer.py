@@ -64,7 +64,7 @@ class Composer:
         ``details`` are OpenRouter's structured twin of the text (rows 32, 33).
         """
         self.pieces += 1
-        entries = [each for each in details if isinstance(each, dict)]
+        entries = [each for each in details if isinstance(each, dict)] if details else ()
         if self._expected.silent or self.done or not (thought or entries):
             return
         self._begin_thinking(field)
@@ -89,10 +89,12 @@ class Composer:
     def say(self, text: str) -> None:
         """More of the answer's text."""
         self.pieces += 1
-        if self._expected.silent or self.done:
+        if self._expected.silent or self._stops.hit is not None or self.reply.over:
             return
         self._has_said = True
-        text = self._without_prefill(_clean(text))
+        text = _clean(text)
+        if self._begun:
+            text = self._without_prefill(text)
         if self._tags is None:
             self._watch(text)
             return
@@ -149,8 +151,6 @@ class Composer:
 
     def _without_prefill(self, text: str) -> str:
         """Some servers repeat the answer's beginning that the client wrote (row 60)."""
-        if not self._begun:
-            return text
         self._repeated += text
         if self._begun.startswith(self._repeated):
             return ""  # as far as can be seen, a repetition
@@ -170,7 +170,8 @@ class Composer:
             self._show(rest)
 
     def _watch(self, text: str) -> None:
-        text = self._stops.receive(text) if text else ""
+        if text and self._stops.stops:
+            text = self._stops.receive(text)
         if text:
             self._show(text)
 

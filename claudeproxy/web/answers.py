@@ -123,19 +123,23 @@ class StreamAnswer:
         if self._done.called or not events:
             return
         now = self._clock.seconds()
-        _note(self._exchange, events, self._tape, now)
+        last = events[-1]
+        ends = isinstance(last, _LAST)
+        if ends or self._exchange.first_token is None:
+            _note(self._exchange, events, self._tape, now)
         if not self._committed:
-            last = events[-1]
             if isinstance(last, Failed):
                 self._refused = last.problem
                 self._finish()
                 return
             self._commit()
-        self._request.write(stream_bytes(_told(events, self.scale), self._exchange.id))
+        if self.scale != 1.0:
+            events = _told(events, self.scale)
+        self._request.write(stream_bytes(events, self._exchange.id))
         self._written = now
-        if any(map(tells, events)):
+        if tells(last) or any(map(tells, events)):
             self._heard = now
-        if isinstance(events[-1], _LAST):
+        if ends:
             self._finish()
 
     async def carry(self, tape: Tape) -> bytes | None:
