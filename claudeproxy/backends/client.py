@@ -11,13 +11,13 @@ from twisted.internet.error import TimeoutError as ConnectTimedOut
 from twisted.internet.interfaces import IConsumer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, ResponseNeverReceived
+from twisted.web.client import HTTPConnectionPool, ResponseDone, ResponseNeverReceived
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from claudeproxy.backends.connection import BackendPool
+from claudeproxy.backends.connection import BackendAgent, BackendPool, ready_url
 from claudeproxy.model.problems import Problem, Refusal, overloaded
 from claudeproxy.wire.json import NotJSON, decode
 
@@ -104,7 +104,7 @@ class BackendClient:
         pool.maxPersistentPerHost = 256
         pool.cachedConnectionTimeout = KEPT_ALIVE  # type: ignore[assignment]  # callLater takes any number
         pool.retryAutomatically = False
-        agent = Agent(reactor, connectTimeout=connect_timeout, pool=pool)
+        agent = BackendAgent(reactor, connect_timeout, pool)
         return cls.over_agent(name, agent, reactor, pool)
 
     @classmethod
@@ -184,7 +184,7 @@ class BackendClient:
         try:
             response: IResponse = await self._http.request(
                 method.decode("ascii", "replace"),
-                url,
+                ready_url(url),
                 headers=headers,
                 data=body,
                 allow_redirects=False,  # row 79: no redirect is followed with credentials

@@ -1,15 +1,25 @@
-"""Connections to backends: Twisted's, with the shortest way for the bytes of a body."""
+"""Connections to backends: Twisted's, with the shortest way for the bytes of a body, and with what is the same for
+every request to a place found out but once."""
 
+from functools import lru_cache
 from typing import Any
 
+from attrs import frozen
+from hyperlink import EncodedURL
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
 from twisted.python.failure import Failure
-from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser, Request
-from twisted.web.client import HTTPConnectionPool, _HTTP11ClientFactory
-from twisted.web.iweb import IResponse
+from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser, Request, _ensureValidURI
+from twisted.web.client import URI, Agent, HTTPConnectionPool, _HTTP11ClientFactory
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IBodyProducer, IResponse
 
 from claudeproxy.backends.chunks import ChunkReader
+
+#: So many URLs are known at a time; a backend that is passed through may be asked for many.
+_KNOWN_URLS = 64
 
 _DECODERS = {**HTTPClientParser._transferDecoders, b"chunked": ChunkReader}
 
@@ -45,3 +55,63 @@ class BackendPool(HTTPConnectionPool):
     """Connections that are kept for the next request."""
 
     _factory = _Factory
+
+
+@frozen
+class _Place:
+    uri: URI
+    endpoint: IStreamClientEndpoint
+    #: Under which the pool keeps connections to it.
+    key: tuple[bytes, bytes, int]
+
+
+class BackendAgent(Agent):
+    """Asks a backend. An address is connected to without asking anybody for its name."""
+
+    def __init__(self, reactor: Any, connect_timeout: float, pool: HTTPConnectionPool) -> None:
+        super().__init__(reactor, connectTimeout=connect_timeout, pool=pool)
+        self._connect_timeout = connect_timeout
+        self._place = lru_cache(_KNOWN_URLS)(self._find)
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
+    ) -> Deferred[IResponse]:
+        place = self._place(uri)
+        path = place.uri.originForm
+        return self._requestWithEndpoint(place.key, place.endpoint, method, place.uri, headers, bodyProducer, path)
+
+    def _find(self, url: bytes) -> _Place:
+        uri = URI.fromBytes(_ensureValidURI(url.strip()))
+        return _Place(uri, self._endpoint(uri), (uri.scheme, uri.host, uri.port))
+
+    def _endpoint(self, uri: URI) -> IStreamClientEndpoint:
+        host = uri.host.decode("ascii", "replace")
+        if uri.scheme == b"http":
+            for is_such, kind in ((isIPAddress, TCP4ClientEndpoint), (isIPv6Address, TCP6ClientEndpoint)):
+                if is_such(host):
+                    direct: IStreamClientEndpoint = kind(self._reactor, host, uri.port, timeout=self._connect_timeout)
+                    return direct
+        return self._getEndpoint(uri)
+
+
+class _ReadyURL(EncodedURL):
+    """A URL that is as it will be sent: treq asks each one for that, which takes longer than all the rest it does."""
+
+    def __init__(self, url: EncodedURL) -> None:
+        super().__init__(
+            url.scheme, url.host, url.path, url.query, url.fragment, url.port, url.rooted, url.userinfo, url.uses_netloc
+        )
+        self._sent = url.to_text()
+
+    def to_uri(self) -> EncodedURL:
+        return self
+
+    def to_text(self, with_password: bool = False) -> str:
+        return super().to_text(True) if with_password else self._sent
+
+
+@lru_cache(_KNOWN_URLS)
+def ready_url(url: str) -> EncodedURL:
+    """``url`` for treq. Raises what treq would raise, but not for an IPv6 address, which treq takes for a name."""
+    parsed = EncodedURL.from_text(url)
+    return _ReadyURL(parsed if ":" in parsed.host else parsed.to_uri())
