@@ -21,7 +21,13 @@ class ChunkReader(_ChunkedTransferDecoder):
 
     def dataReceived(self, data: bytes) -> None:
         """The next bytes of the body, in any split."""
-        if self.state in ("TRAILER", "FINISHED"):
+        state = self.state
+        if state == "CHUNK_LENGTH" and not self._buffer:
+            found = _PLAIN.match(data)
+            if found is not None and len(data) - found.end() - 2 == int(found[1], 16) and data.endswith(b"\r\n"):
+                self.dataCallback(data[found.end() : -2])  # by far the most frequent: one whole chunk
+                return
+        if state in ("TRAILER", "FINISHED"):
             super().dataReceived(data)
             return
         if self._buffer:  # a piece of a line: at most a length and its extensions

@@ -27,7 +27,11 @@ _DECODERS = {**HTTPClientParser._transferDecoders, b"chunked": ChunkReader}
 class BackendConnection(HTTP11ClientProtocol):
     """Speaks HTTP/1.1 with a backend. What one read brings of a body is handed over in one piece."""
 
+    #: The way to the reader of the present answer's body is as short as it can be.
+    _direct = False
+
     def request(self, request: Request) -> Deferred[IResponse]:
+        self._direct = False
         answer = super().request(request)
         if self._parser is not None:
             self._parser._transferDecoders = _DECODERS
@@ -38,6 +42,10 @@ class BackendConnection(HTTP11ClientProtocol):
         if parser is None or parser.line_mode or parser._busyReceiving or parser._buffer or parser.paused:
             super().dataReceived(data)
             return
+        if not self._direct and parser.response._state == "CONNECTED":
+            # Its reader stays until the end: no need to ask for each piece who that is.
+            parser.bodyDecoder.dataCallback = parser.response._bodyProtocol.dataReceived
+            self._direct = True
         try:
             parser.bodyDecoder.dataReceived(data)
         except Exception:  # synchronous code, so no cancellation passes here

@@ -21,6 +21,9 @@ from claudeproxy.wire.json import NotJSON
 #: The fields in which servers send reasoning; of several in one delta the first wins (row 32).
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 
+#: Where a chunk may tell counts (row 44), beside its choices.
+_COUNTS = frozenset({"usage", "x_groq", "timings", "prompt_progress"})
+
 #: A JSON string, to pass over what is in it, or what servers write for a number that is none.
 _STRING_OR_NO_NUMBER = re.compile(
     rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|(-?(?:NaN|Infinity)\b|(?<![0-9])-?[0-9]++(?:\.[0-9]++)?[eE]\+?[0-9]++)', re.DOTALL
@@ -69,11 +72,15 @@ class ChatStream(StreamMachine):
             self._fail(problem_from_error(self._expected.backend, value, 200))
             return
         choices = choices if isinstance(choices, list) else ()
-        self._count(value, choices)
+        if not _COUNTS.isdisjoint(value):
+            self._count(value, choices)
         for choice in choices:
-            # Row 26: other choices are not ours. One without an index is the only one.
-            if isinstance(choice, dict) and not index_of(choice.get("index")) and not self.reply.over:
-                self._choice(choice)
+            if isinstance(choice, dict) and not self.reply.over:
+                if "usage" in choice:
+                    self._count(value, choices)
+                index = choice.get("index")  # row 26: other choices are not ours; one without an index is the only one
+                if not index or not index_of(index):
+                    self._choice(choice)
 
     def _choice(self, choice: Mapping[str, Any]) -> None:
         delta = choice.get("delta") or choice.get("message")  # row 62
@@ -130,12 +137,13 @@ class ChatStream(StreamMachine):
         self._composer.think(thought, name, details)
 
     def _say(self, text: str) -> None:
-        # Not at the first chunk, which may hold no more than a role: until here a failure can have a status.
-        self._start()
+        if not self.reply.started:
+            # Not at the first chunk, which may hold no more than a role: until here a failure can have a status.
+            self._start()
         if self._calls and not text.isspace():
             self._emit_calls(self._calls.complete())  # row 20
         self._composer.say(text)
-        if self._composer.hit is not None and not self.reply.over:
+        if self._expected.stop_sequences and self._composer.hit is not None and not self.reply.over:
             self._finished()
 
     def _emit_calls(self, calls: Iterable[ToolCall]) -> None:

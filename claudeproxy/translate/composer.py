@@ -92,13 +92,18 @@ class Composer:
         if self._expected.silent or self._stops.hit is not None or self.reply.over:
             return
         self._has_said = True
-        text = _clean(text)
+        text = _clean(text) if "\0" in text else text
         if self._begun:
             text = self._without_prefill(text)
         if self._tags is None:
-            self._watch(text)
+            if text and self.reply.in_text and not self._stops.stops:  # as nearly always: spared the rest
+                self.reply.text(text)
+            else:
+                self._watch(text)
             return
         thought, text = self._tags.receive(text)
+        if self._tags.settled:
+            self._tags = None
         if thought:
             self._think_in_tags(thought)
         self._watch(text)

@@ -70,17 +70,26 @@ class Reply:
         else:
             self._add(ThinkingDelta(self._index, ""))
 
+    @property
+    def in_text(self) -> bool:
+        """Whether the last block is one of text that has content."""
+        return bool(self.kinds) and self.kinds[-1] == "text"
+
     def text(self, text: str) -> None:
         """More of the answer's text."""
         if self._open != "text":
             self._begin(dict(_TEXT))
         self.kinds[-1] = "text"
-        self._add(TextDelta(self._index, text))
+        event = TextDelta(self._index, text)
+        self._grammar.admit(event)
+        self._events.append(event)
 
     def thinking(self, thinking: str) -> None:
         """More of what the model thinks."""
         self.open_thinking()
-        self._add(ThinkingDelta(self._index, thinking))
+        event = ThinkingDelta(self._index, thinking)
+        self._grammar.admit(event)
+        self._events.append(event)
 
     def open_thinking(self) -> None:
         """A thinking block, even if none of its text is shown."""

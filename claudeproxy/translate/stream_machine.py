@@ -139,10 +139,15 @@ class StreamMachine:
     def _take(self, found: Iterable[Any]) -> None:
         reply = self.reply
         for each in found:
-            if type(each) is ServerSentEvent:
-                self._event(each)
-            else:
+            if type(each) is not ServerSentEvent:
                 self._heard(each, "")
+            else:
+                try:
+                    value = decode(each.data)
+                except NotJSON:
+                    self._event(each)
+                else:
+                    self._heard(value, each.name)
             if reply.over:
                 return
             self._last = each

@@ -13,7 +13,7 @@ from claudeproxy.translate.message import MessageAssembly
 from claudeproxy.translate.usage import scaled
 from claudeproxy.web.exchange import Exchange
 from claudeproxy.web.tape import Tape
-from claudeproxy.wire.events import problem_json, stream_bytes
+from claudeproxy.wire.events import encode_event, problem_json, stream_bytes
 from claudeproxy.wire.json import encode
 
 _LAST = (MessageStop, Failed)
@@ -135,7 +135,8 @@ class StreamAnswer:
             self._commit()
         if self.scale != 1.0:
             events = _told(events, self.scale)
-        self._request.write(stream_bytes(events, self._exchange.id))
+        exchange = self._exchange
+        self._request.write(encode_event(last, exchange.id) if len(events) == 1 else stream_bytes(events, exchange.id))
         self._written = now
         if tells(last) or any(map(tells, events)):
             self._heard = now

@@ -71,7 +71,8 @@ class EventReader:
                         self._take(line, events)
                     self._take(b"", events)
             data = data[end + 2 :]
-        self._slowly(data, events)
+        if data:
+            self._slowly(data, events)
         return events
 
     def close(self) -> list[ServerSentEvent]:
