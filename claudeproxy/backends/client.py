@@ -70,7 +70,7 @@ class IdentityAgent:
     def request(
         self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
     ) -> Deferred[IResponse]:
-        plain = Headers() if headers is None else headers.copy()
+        plain = Headers() if headers is None else headers  # treq's own copy, made to ask for gzip
         plain.setRawHeaders(b"accept-encoding", [b"identity"])
         return self._agent.request(method, uri, plain, bodyProducer)
 

@@ -68,6 +68,8 @@ class BackendPool(HTTPConnectionPool):
 @frozen
 class _Place:
     uri: URI
+    #: As the Host header says it.
+    host: bytes
     endpoint: IStreamClientEndpoint
     #: Under which the pool keeps connections to it.
     key: tuple[bytes, bytes, int]
@@ -85,21 +87,22 @@ class BackendAgent(Agent):
         self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
     ) -> Deferred[IResponse]:
         place = self._place(uri)
+        if headers is not None and not headers.hasHeader(b"host"):
+            headers.addRawHeader(b"host", place.host)  # else Twisted makes a copy to do so
         path = place.uri.originForm
         return self._requestWithEndpoint(place.key, place.endpoint, method, place.uri, headers, bodyProducer, path)
 
     def _find(self, url: bytes) -> _Place:
         uri = URI.fromBytes(_ensureValidURI(url.strip()))
-        return _Place(uri, self._endpoint(uri), (uri.scheme, uri.host, uri.port))
+        host = self._computeHostValue(uri.scheme, uri.host, uri.port)
+        return _Place(uri, host, self._endpoint(uri), (uri.scheme, uri.host, uri.port))
 
     def _endpoint(self, uri: URI) -> IStreamClientEndpoint:
         host = uri.host.decode("ascii", "replace")
-        if uri.scheme == b"http":
-            for is_such, kind in ((isIPAddress, TCP4ClientEndpoint), (isIPv6Address, TCP6ClientEndpoint)):
-                if is_such(host):
-                    direct: IStreamClientEndpoint = kind(self._reactor, host, uri.port, timeout=self._connect_timeout)
-                    return direct
-        return self._getEndpoint(uri)
+        kind = TCP4ClientEndpoint if isIPAddress(host) else TCP6ClientEndpoint if isIPv6Address(host) else None
+        if kind is None or uri.scheme != b"http":
+            return self._getEndpoint(uri)  # type: ignore[no-any-return]
+        return kind(self._reactor, host, uri.port, timeout=self._connect_timeout)
 
 
 class _ReadyURL(EncodedURL):

@@ -1,6 +1,7 @@
 """Who may ask at all: pure decisions about a request's Host, Origin and key."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 from hmac import compare_digest
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -49,6 +50,7 @@ def check_key(keys: Iterable[str], api_key: str | None, authorization: str | Non
     return None if any(matches) else unauthenticated("This key is not known here.")
 
 
+@lru_cache(256)
 def _name_of(host: str) -> str:
     try:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".").lower()
@@ -56,6 +58,7 @@ def _name_of(host: str) -> str:
         return host
 
 
+@lru_cache(256)
 def _is_address(name: str) -> bool:
     try:
         ip_address(name)
