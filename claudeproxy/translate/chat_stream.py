@@ -35,6 +35,8 @@ class ChatStream(StreamMachine):
     """`backends.generation.Machine` for Chat Completions."""
 
     _calls: ToolCalls = field(factory=ToolCalls, init=False)
+    #: There was a call, open or not.
+    _calling: bool = field(default=False, init=False)
     _finish: str = field(default="", init=False)
     _refused: bool = field(default=False, init=False)
     #: Row 54: the provider's own word for an end that the gateway calls a good one.
@@ -109,6 +111,7 @@ class ChatStream(StreamMachine):
                 self._parts(content)
         if "tool_calls" in delta or "function_call" in delta:
             self._composer.pieces += 1
+            self._calling = True
             self._calls.receive(delta.get("tool_calls"))
             self._calls.receive_legacy(delta.get("function_call"))
 
@@ -140,10 +143,10 @@ class ChatStream(StreamMachine):
         if not self.reply.started:
             # Not at the first chunk, which may hold no more than a role: until here a failure can have a status.
             self._start()
-        if self._calls and not text.isspace():
+        if self._calling and self._calls and not text.isspace():
             self._emit_calls(self._calls.complete())  # row 20
         self._composer.say(text)
-        if self._expected.stop_sequences and self._composer.hit is not None and not self.reply.over:
+        if self._composer.watches and self._composer.hit is not None and not self.reply.over:
             self._finished()
 
     def _emit_calls(self, calls: Iterable[ToolCall]) -> None:

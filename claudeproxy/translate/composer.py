@@ -30,6 +30,9 @@ class Composer:
     remarks: list[str] = field(factory=list, init=False)
     _stops: StopWatch = field(init=False)
     _tags: ThinkTags | None = field(init=False)
+    #: What is asked for each piece: that nothing is shown, and that there are stop sequences to watch for.
+    _silent: bool = field(init=False)
+    watches: bool = field(init=False)
     _used: set[str] = field(init=False)
     _calls: int = field(default=0, init=False)
     _has_said: bool = field(default=False, init=False)
@@ -44,6 +47,7 @@ class Composer:
     def __attrs_post_init__(self) -> None:
         expected = self._expected
         self._stops = StopWatch(expected.stop_sequences)
+        self._silent, self.watches = expected.silent, bool(expected.stop_sequences)
         self._tags = ThinkTags(expected.starts_thinking) if expected.think_tags or expected.starts_thinking else None
         self._used = set(expected.used_ids)
         self._begun = expected.begun
@@ -89,16 +93,14 @@ class Composer:
     def say(self, text: str) -> None:
         """More of the answer's text."""
         self.pieces += 1
-        if self._expected.silent or self._stops.hit is not None or self.reply.over:
+        if self._silent or (self.watches and self.hit is not None) or self.reply.over:
             return
         self._has_said = True
         text = _clean(text) if "\0" in text else text
         if self._begun:
             text = self._without_prefill(text)
         if self._tags is None:
-            if text and self.reply.in_text and not self._stops.stops:  # as nearly always: spared the rest
-                self.reply.text(text)
-            else:
+            if self.watches or not text or not self.reply.more_text(text):
                 self._watch(text)
             return
         thought, text = self._tags.receive(text)
@@ -175,7 +177,7 @@ class Composer:
             self._show(rest)
 
     def _watch(self, text: str) -> None:
-        if text and self._stops.stops:
+        if text and self.watches:
             text = self._stops.receive(text)
         if text:
             self._show(text)

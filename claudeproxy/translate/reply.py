@@ -70,19 +70,21 @@ class Reply:
         else:
             self._add(ThinkingDelta(self._index, ""))
 
-    @property
-    def in_text(self) -> bool:
-        """Whether the last block is one of text that has content."""
-        return bool(self.kinds) and self.kinds[-1] == "text"
-
     def text(self, text: str) -> None:
         """More of the answer's text."""
         if self._open != "text":
             self._begin(dict(_TEXT))
         self.kinds[-1] = "text"
+        self._add(TextDelta(self._index, text))
+
+    def more_text(self, text: str) -> bool:
+        """The same, if the open block is one of text that has content already; else does nothing and says so."""
+        if self._open != "text" or self.kinds[-1] != "text":
+            return False
         event = TextDelta(self._index, text)
         self._grammar.admit(event)
         self._events.append(event)
+        return True
 
     def thinking(self, thinking: str) -> None:
         """More of what the model thinks."""

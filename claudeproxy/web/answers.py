@@ -111,6 +111,10 @@ class StreamAnswer:
     _written: float = field(default=0.0, init=False)
     #: When the model last let hear of itself.
     _heard: float = field(default=0.0, init=False)
+    #: The log knows of the first token.
+    _noted: bool = field(default=False, init=False)
+    #: The last event is out, or nobody is there to hear it.
+    _over: bool = field(default=False, init=False)
     _timer: IDelayedCall | None = field(default=None, init=False)
     _refused: Problem | None = field(default=None, init=False)
     _done: Deferred[None] = field(init=False)
@@ -120,13 +124,14 @@ class StreamAnswer:
         self._done = Deferred(lambda _: self._abandon())
 
     def deliver(self, events: list[Event]) -> None:
-        if self._done.called or not events:
+        if self._over or not events:
             return
         now = self._clock.seconds()
         last = events[-1]
         ends = isinstance(last, _LAST)
-        if ends or self._exchange.first_token is None:
+        if ends or not self._noted:
             _note(self._exchange, events, self._tape, now)
+            self._noted = self._exchange.first_token is not None
         if not self._committed:
             if isinstance(last, Failed):
                 self._refused = last.problem
@@ -135,8 +140,8 @@ class StreamAnswer:
             self._commit()
         if self.scale != 1.0:
             events = _told(events, self.scale)
-        exchange = self._exchange
-        self._request.write(encode_event(last, exchange.id) if len(events) == 1 else stream_bytes(events, exchange.id))
+        id = self._exchange.id if ends else ""  # only failures say it
+        self._request.write(encode_event(last, id) if len(events) == 1 else stream_bytes(events, id))
         self._written = now
         if tells(last) or any(map(tells, events)):
             self._heard = now
@@ -144,7 +149,7 @@ class StreamAnswer:
             self._finish()
 
     async def carry(self, tape: Tape) -> bytes | None:
-        if not self._done.called:
+        if not self._over:
             self._tape = tape
             self._exchange.stop = lambda: tape.fail(_STOPPING)
             if not self._committed:
@@ -180,18 +185,19 @@ class StreamAnswer:
             if self._tape is None or not self._tape.paused:
                 # A client that does not read gets no signs of life either: they would pile up.
                 self._show_life(self._clock.seconds())
-        if not self._done.called:
+        if not self._over:
             self._timer = self._clock.callLater(self._times.quiet - silent, self._break_silence)
 
     def _show_life(self, now: float) -> None:
         before = self._written
         if self._tape is not None and now - self._heard >= self._times.patience:
             self._tape.keep_alive()
-        if self._written == before and not self._done.called:
+        if self._written == before and not self._over:
             self._request.write(stream_bytes([Ping()]))
             self._written = now
 
     def _finish(self) -> None:
+        self._over = True
         self._stop_timer()
         self._exchange.stop = None
         if self._committed and self._tape is not None:
@@ -200,6 +206,7 @@ class StreamAnswer:
 
     def _abandon(self) -> None:
         """The client is gone; its connection has forgotten the producer by itself (STYLE P14)."""
+        self._over = True
         self._stop_timer()
         self._exchange.stop = None
         if self._tape is not None:

@@ -4,7 +4,7 @@ import re
 
 from attrs import define, field, frozen
 
-from claudeproxy.wire.lines import LineSplitter
+from claudeproxy.wire.lines import LONGEST_LINE, LineSplitter
 
 #: How much of a body is looked at, in bytes, for a line that tells that it is an event stream.
 TELLING = 1024
@@ -49,20 +49,22 @@ class EventReader:
     _name: str = field(default="", init=False)
     _data: list[bytes] = field(factory=list, init=False)
     _at_start: bool = field(default=True, init=False)
+    #: An event begins with the next byte, or a blank line stands between two.
+    _between: bool = field(default=False, init=False)
 
     def receive(self, data: bytes) -> list[ServerSentEvent]:
         """The events that ``data`` completes. Raises `wire.lines.LineTooLong`."""
         events: list[ServerSentEvent] = []
-        if not self._lines.between or self._data or self._name or self._at_start:
+        if not self._between:
             # An event was cut by the end of the last read, which most often ends in this one.
             end = data.find(b"\n\n") + 2
-            self._slowly(data[:end] if end > 1 else data, events)
-            data = data[end:] if end > 1 else b""
-            if not self._lines.between or self._data or self._name or self._at_start:
+            head, data = (data[:end], data[end:]) if end > 1 else (data, b"")
+            self._slowly(head, events)
+            if not self._between:
                 self._slowly(data, events)
                 return events
         end = data.rfind(b"\n\n")
-        if end >= 0 and b"\r" not in data and len(data) <= self._lines.longest:
+        if end >= 0 and b"\r" not in data and len(data) <= LONGEST_LINE:
             for whole in data[:end].split(b"\n\n"):
                 if whole.startswith(b"data:") and b"\n" not in whole:  # by far the most frequent
                     events.append(ServerSentEvent("", whole[6:] if whole[5:6] == b" " else whole[5:]))
@@ -84,9 +86,10 @@ class EventReader:
 
     def _slowly(self, data: bytes, events: list[ServerSentEvent]) -> None:
         """Line by line, wherever they end."""
-        if data:
-            for line in self._lines.receive(data):
-                self._take(line, events)
+        lines = self._lines
+        for line in lines.receive(data):
+            self._take(line, events)
+        self._between = lines.between and not (self._data or self._name or self._at_start)
 
     def _take(self, line: bytes, events: list[ServerSentEvent]) -> None:
         if self._at_start and line:
