@@ -83,7 +83,8 @@ class Generation(Protocol):
     _opening: Deferred[None] | None = field(default=None, init=False)
     _paused: bool = field(default=False, init=False)
     _over: bool = field(default=False, init=False)
-    _unpacker: Unpacker = field(factory=lambda: Unpacker(named=False), init=False)
+    #: None once the body has turned out to be plain.
+    _unpacker: Unpacker | None = field(factory=lambda: Unpacker(named=False), init=False)
     _heard: float = field(default=0.0, init=False)
     #: The bytes that came.
     _received: int = field(default=0, init=False)
@@ -185,7 +186,11 @@ class Generation(Protocol):
             self._journey.first_byte = self._heard
         self._received += len(data)
         try:
-            events = self._machine.receive(self._unpacker.receive(data))
+            if self._unpacker is not None:
+                data = self._unpacker.receive(data)
+                if self._unpacker.idle:
+                    self._unpacker = None
+            events = self._machine.receive(data)
         except BadlyPacked as fault:
             self.fail(bad_gateway(f"Backend {self._backend} sent a packed answer that cannot be unpacked: {fault}."))
             return

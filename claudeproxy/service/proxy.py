@@ -37,6 +37,7 @@ from claudeproxy.web.gate import Gate
 from claudeproxy.web.limits import Terms, affordable_connections
 from claudeproxy.web.live import Live
 from claudeproxy.web.metrics import Metrics
+from claudeproxy.web.prompt import make_prompt
 from claudeproxy.web.recorder import Recorder
 from claudeproxy.web.records import RecordsAPI
 from claudeproxy.web.request_log import RequestLog
@@ -274,6 +275,7 @@ class Proxy(Service):
                 self._sites.clear()
                 Deferred.fromCoroutine(self._doors.close())
                 raise
+            make_prompt(doors.ports)
             self._sites.append(site)
 
     def _longest_body(self) -> int:

@@ -203,4 +203,6 @@ def _count(header: bytes | None) -> int:
 def printable(data: bytes | str, spaces: bool = False) -> str:
     """What a client sent, fit for a line of a log; with ``spaces``, not for a single field of it."""
     text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
+    if len(text) <= 200 and text.isprintable() and (spaces or " " not in text):
+        return text
     return "".join(c if c.isprintable() and (spaces or c != " ") else "?" for c in text[:200])

@@ -1,6 +1,7 @@
 """Who may ask at all: pure decisions about a request's Host, Origin and key."""
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -56,6 +57,7 @@ def _given(api_key: str | None, authorization: str | None) -> list[bytes]:
     return [header.encode() for header in (api_key, _bearer(authorization)) if header]
 
 
+@lru_cache(256)
 def _name_of(host: str) -> str:
     try:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".").lower()
@@ -63,6 +65,7 @@ def _name_of(host: str) -> str:
         return host
 
 
+@lru_cache(256)
 def _is_address(name: str) -> bool:
     try:
         ip_address(name)

@@ -4,7 +4,7 @@ import re
 
 from attrs import define, field, frozen
 
-from claudeproxy.wire.lines import LineSplitter
+from claudeproxy.wire.lines import LONGEST_LINE, LineSplitter
 
 #: How much of a body is looked at, in bytes, for a line that tells that it is an event stream.
 TELLING = 1024
@@ -49,12 +49,32 @@ class EventReader:
     _name: str = field(default="", init=False)
     _data: list[bytes] = field(factory=list, init=False)
     _at_start: bool = field(default=True, init=False)
+    #: An event begins with the next byte, or a blank line stands between two.
+    _between: bool = field(default=False, init=False)
 
     def receive(self, data: bytes) -> list[ServerSentEvent]:
         """The events that ``data`` completes. Raises `wire.lines.LineTooLong`."""
         events: list[ServerSentEvent] = []
-        for line in self._lines.receive(data):
-            self._take(line, events)
+        if not self._between:
+            # An event was cut by the end of the last read, which most often ends in this one.
+            end = data.find(b"\n\n") + 2
+            head, data = (data[:end], data[end:]) if end > 1 else (data, b"")
+            self._slowly(head, events)
+            if not self._between:
+                self._slowly(data, events)
+                return events
+        end = data.rfind(b"\n\n")
+        if end >= 0 and b"\r" not in data and len(data) <= LONGEST_LINE:
+            for whole in data[:end].split(b"\n\n"):
+                if whole.startswith(b"data:") and b"\n" not in whole:  # by far the most frequent
+                    events.append(ServerSentEvent("", whole[6:] if whole[5:6] == b" " else whole[5:]))
+                else:
+                    for line in whole.split(b"\n"):
+                        self._take(line, events)
+                    self._take(b"", events)
+            data = data[end + 2 :]
+        if data:
+            self._slowly(data, events)
         return events
 
     def close(self) -> list[ServerSentEvent]:
@@ -63,6 +83,13 @@ class EventReader:
         self._take(self._lines.close(), events)
         self._take(b"", events)
         return events
+
+    def _slowly(self, data: bytes, events: list[ServerSentEvent]) -> None:
+        """Line by line, wherever they end."""
+        lines = self._lines
+        for line in lines.receive(data):
+            self._take(line, events)
+        self._between = lines.between and not (self._data or self._name or self._at_start)
 
     def _take(self, line: bytes, events: list[ServerSentEvent]) -> None:
         if self._at_start and line:
