@@ -1,7 +1,7 @@
 """Makes backends out of settings, and keeps over a reload those whose settings stayed."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -215,8 +215,3 @@ def _speech(settings: BackendSettings) -> Speech:
             return ResponsesSpeech()
         case _:
             return ChatSpeech()
-
-
-def names(backends: Iterable[Backend]) -> str:
-    """For a log line."""
-    return ", ".join(backend.describe() for backend in backends)

@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from claudeproxy.routing.settings import Settings
 from claudeproxy.routing.sources import SettingsError
 from claudeproxy.service import proxy as proxy_module
+from claudeproxy.service import trace_parts
 from claudeproxy.service.exporting import Exporting
 from claudeproxy.web.tracing import Tracing
 from tests.fakes.anthropic import FakeAnthropic
@@ -287,7 +288,7 @@ class AbsenceTests(SynchronousTestCase):
 
     def test_not_installed(self) -> None:
         """Without the extra it says which one is missing."""
-        self.patch(proxy_module, "find_spec", lambda name: None)
-        fault = self.assertRaises(SettingsError, proxy_module.check_tracing, Settings(tracing=True))
+        self.patch(trace_parts, "find_spec", lambda name: None)
+        fault = self.assertRaises(SettingsError, trace_parts.check_tracing, Settings(tracing=True))
         self.assertIn("claudeproxy[otel]", str(fault))
-        proxy_module.check_tracing(Settings())
+        trace_parts.check_tracing(Settings())
