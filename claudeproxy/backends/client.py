@@ -17,6 +17,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
+from claudeproxy.backends.bounded_head import BoundedConnections
 from claudeproxy.model.problems import Problem, Refusal, overloaded
 from claudeproxy.wire.json import NotJSON, decode
 
@@ -103,7 +104,7 @@ class BackendClient:
         pool.maxPersistentPerHost = 256
         pool.cachedConnectionTimeout = KEPT_ALIVE  # type: ignore[assignment]  # callLater takes any number
         pool.retryAutomatically = False
-        pool._factory.noisy = False  # else it logs two lines a connection; no public switch
+        pool._factory = BoundedConnections  # no public switch
         agent = Agent(reactor, connectTimeout=connect_timeout, pool=pool)
         return cls.over_agent(name, agent, reactor, pool)
 
