@@ -1,6 +1,7 @@
 """HTTP to one backend: the one place where treq is spoken."""
 
 from collections.abc import Coroutine, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from attrs import define, field, frozen
@@ -17,7 +18,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from claudeproxy.backends.bounded_head import BoundedConnections
+from claudeproxy.backends.bounded import BoundedConnections
 from claudeproxy.model.problems import Problem, Refusal, overloaded
 from claudeproxy.wire.json import NotJSON, decode
 
@@ -104,7 +105,8 @@ class BackendClient:
         pool.maxPersistentPerHost = 256
         pool.cachedConnectionTimeout = KEPT_ALIVE  # type: ignore[assignment]  # callLater takes any number
         pool.retryAutomatically = False
-        pool._factory = BoundedConnections  # no public switch
+        factory: Any = partial(BoundedConnections, clock=reactor, patience=connect_timeout)
+        pool._factory = factory  # no public switch
         agent = Agent(reactor, connectTimeout=connect_timeout, pool=pool)
         return cls.over_agent(name, agent, reactor, pool)
 
