@@ -21,6 +21,7 @@ from claudeproxy.routing.table import FAMILIES, ModelTable
 from claudeproxy.service.observers import Logs
 from claudeproxy.service.proxy import Proxy
 from claudeproxy.web.app import MessagesAPI
+from tests.e2e.homes import FAULTS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -152,6 +153,16 @@ class ApiTests(SynchronousTestCase):
                 problem = from_status(code, "no")
                 self.assertEqual((problem.status, problem.type), (code, kind))
                 self.assertEqual(problem.should_retry, {"no": False, "yes": None}[repeat], code)
+
+
+class FaultTests(SynchronousTestCase):
+    def test_faults(self) -> None:
+        """Each fault in the table is one that is tested, what its client sees is said there, and none is missing."""
+        told = rows("## When things go wrong")
+        self.assertEqual([row[:2] for row in told], [[fault.name, fault.seen] for fault in FAULTS])
+        self.assertEqual(len({name for name, *_ in told}), len(told))
+        for name, _, times in told:
+            self.assertGreaterEqual(int(times.replace(",", "")), 1, name)
 
 
 class LinkTests(SynchronousTestCase):

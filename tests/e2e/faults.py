@@ -146,7 +146,7 @@ FROM_BACKENDS = (
         "413 request_too_large",
         AWAY,
         passed=("raw", AWAY, "cut", "closed"),
-        more="x" * 5 * 1024**2,
+        more="x" * 1_500_000,
         most=5,
     ),
     from_backend("sends gzip that is none", _GONE, "bad_gzip", AWAY),

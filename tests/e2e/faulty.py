@@ -2,8 +2,8 @@
 A backend on real sockets that does what no server should: it plays the fault that the asked-for model is called after.
 
 It speaks the four APIs that the proxy knows, below one address. What is said of a conversation is in its first message:
-``[TAG]`` in there is the request's own name, under which `FaultyBackend` keeps what became of it. No connection is used
-twice, so that a proxy that has nothing to do has none.
+``[TAG]`` in there is the request's own name, under which `FaultyBackend` keeps what became of it. Unless it is told
+otherwise no connection is used twice, so that a proxy that has nothing to do has none.
 """
 
 import asyncio
@@ -67,6 +67,8 @@ class Peer:
     tag: str
     kind: str
     frames: list[bytes]
+    #: The connection is to be used again.
+    stays: bool = False
 
     @property
     def half(self) -> list[bytes]:
@@ -82,7 +84,8 @@ class Peer:
     async def head(self, *lines: str, status: str = "200 OK", chunked: bool = True) -> None:
         """Status and headers; ``lines`` are more of them."""
         framing = ["transfer-encoding: chunked"] * chunked
-        all_lines = [f"HTTP/1.1 {status}", f"content-type: {self.kind}", "connection: close", *framing, *lines]
+        kept = "keep-alive" if self.stays else "close"
+        all_lines = [f"HTTP/1.1 {status}", f"content-type: {self.kind}", f"connection: {kept}", *framing, *lines]
         await self.raw("".join(f"{line}\r\n" for line in all_lines).encode() + b"\r\n")
 
     async def chunk(self, data: bytes) -> None:
@@ -390,6 +393,8 @@ class FaultyBackend:
 
     port: int = 0
     tls_port: int = 0
+    #: Whether the connections of good answers are used again.
+    keeps: bool = False
     #: Requests by their tags: those that were asked, and those of which nobody wants to hear any more.
     asked: set[str] = field(factory=set)
     left: set[str] = field(factory=set)
@@ -403,12 +408,13 @@ class FaultyBackend:
         self.connections.add(writer)
         tag = ""
         try:
-            peer = await self._peer(reader, writer)
-            if peer is None:
-                return
-            tag = peer.tag
-            self.asked.add(tag)
-            await self._play(peer)
+            while (peer := await self._peer(reader, writer)) is not None:
+                tag = peer.tag
+                self.asked.add(tag)
+                await self._play(peer)
+                if not peer.stays:
+                    return
+                self.left.add(tag)
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ssl.SSLError):
             pass
         finally:
@@ -425,7 +431,7 @@ class FaultyBackend:
         method, path, _ = head.split("\r\n", 1)[0].split(" ", 2)
         found = re.search(r"(?im)^content-length: *(\d+)", head)
         length = int(found[1]) if found else 0
-        if length > 4 * 1024**2:  # only one fault has such a request
+        if length > 1024**2:  # only one fault has such a request
             await early(Peer(self, reader, writer, path, b"", "", "", []))
             return None
         body = await reader.readexactly(length)
@@ -434,7 +440,8 @@ class FaultyBackend:
         is_stream = bool(asked.get("stream"))
         answers = path.endswith(("/chat/completions", "/api/chat", "/responses", "/messages")) and method == "POST"
         kind, frames = _frames(path, is_stream) if answers else ("", [])
-        return Peer(self, reader, writer, path, body, tag[1].decode() if tag else "", kind, frames)
+        stays = self.keeps and asked.get("model") in ("good", "brisk")
+        return Peer(self, reader, writer, path, body, tag[1].decode() if tag else "", kind, frames, stays)
 
     async def _play(self, peer: Peer) -> None:
         if peer.frames:
