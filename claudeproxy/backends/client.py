@@ -107,7 +107,7 @@ class BackendClient:
         cls, name: str, reactor: Any, connect_timeout: float, resends: "Counter[str] | None" = None
     ) -> "BackendClient":
         """A client with connections of its own, kept alive between requests; ``connect_timeout`` in seconds."""
-        pool = BackendPool(reactor, persistent=True)
+        pool = BackendPool(reactor, connect_timeout)
         pool.maxPersistentPerHost = 256
         pool.cachedConnectionTimeout = KEPT_ALIVE  # type: ignore[assignment]  # callLater takes any number
         pool.retryAutomatically = False

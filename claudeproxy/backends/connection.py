@@ -1,7 +1,7 @@
 """Connections to backends: Twisted's, with the shortest way for the bytes of a body, and with what is the same for
 every request to a place found out but once."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from attrs import frozen
@@ -9,13 +9,14 @@ from hyperlink import EncodedURL
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
-from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
-from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser, Request, _ensureValidURI
+from twisted.web._newclient import HTTPClientParser, Request, _ensureValidURI
 from twisted.web.client import URI, Agent, HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IBodyProducer, IResponse
 
+from claudeproxy.backends.bounded import BoundedConnection
 from claudeproxy.backends.chunks import ChunkReader
 
 #: So many URLs are known at a time; a backend that is passed through may be asked for many.
@@ -24,7 +25,7 @@ _KNOWN_URLS = 64
 _DECODERS = {**HTTPClientParser._transferDecoders, b"chunked": ChunkReader}
 
 
-class BackendConnection(HTTP11ClientProtocol):
+class BackendConnection(BoundedConnection):
     """Speaks HTTP/1.1 with a backend. What one read brings of a body is handed over in one piece."""
 
     #: The way to the reader of the present answer's body is as short as it can be.
@@ -52,17 +53,27 @@ class BackendConnection(HTTP11ClientProtocol):
             self._giveUp(Failure())
 
 
-class _Factory(_HTTP11ClientFactory):
+class _Connections(_HTTP11ClientFactory):
+    """What a pool makes its connections with; there is no public way to choose another kind."""
+
     noisy = False  # else two lines of the log for each connection
 
+    def __init__(self, quiescent: Any, metadata: str, clock: IReactorTime, patience: float) -> None:
+        super().__init__(quiescent, metadata)
+        self._clock = clock
+        self._patience = patience
+
     def buildProtocol(self, addr: IAddress | None) -> BackendConnection:
-        return BackendConnection(self._quiescentCallback)
+        return BackendConnection(self._quiescentCallback, self._clock, self._patience)
 
 
 class BackendPool(HTTPConnectionPool):
-    """Connections that are kept for the next request."""
+    """Connections that are kept for the next request; a TLS handshake may take ``patience`` seconds."""
 
-    _factory = _Factory
+    def __init__(self, reactor: Any, patience: float) -> None:
+        super().__init__(reactor, persistent=True)
+        factory: Any = partial(_Connections, clock=reactor, patience=patience)
+        self._factory = factory
 
 
 @frozen

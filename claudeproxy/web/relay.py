@@ -117,10 +117,14 @@ class Relay(Protocol):
         self.transport = None
         if self._over:
             return
-        # An answer whose end is that of its connection may have been cut anywhere; a message tells its end.
-        doubtful = reason.check(PotentialDataLoss) and self._overheard.begun
-        if self._overheard.over or (reason.check(ResponseDone, PotentialDataLoss) and not doubtful):
+        whole = reason.check(ResponseDone, PotentialDataLoss) is not None
+        if whole:
+            self._overheard.close()
+        # A message tells its end: without it the answer was cut, however properly the server closed what it had.
+        if self._overheard.over or (whole and not self._overheard.begun):
             self._finish()
+        elif whole:
+            self._end_with(self._broken("closed the connection in the middle of its answer."))
         else:
             self._end_with(self._broken(f"broke off its answer: {describe(reason.value)}"))
 
