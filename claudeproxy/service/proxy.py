@@ -111,7 +111,7 @@ class Proxy(Service):
         log = self._logs.logger("web")
         self._api = MessagesAPI(lambda: self._live, self._exchanges, self._reactor, log, self._new_id)
         exposition = self._api.exposition = self._exposition()
-        self._admin = AdminAPI(lambda: self._live, self._exchanges, exposition)
+        self._admin = AdminAPI(lambda: self._live, self._exchanges, exposition, log)
         self.setName("claudeproxy")
 
     def resource(self) -> Gate:

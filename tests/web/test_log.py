@@ -212,7 +212,7 @@ class BelongingTests(SynchronousTestCase):
         caller = house.ask("POST", "/v1/messages", body(), self.HEADERS)
         (request,) = house.proxy._exchanges._running
         caller.vanish()
-        house.proxy._api.broken(request, Failure(KeyError("index")))
+        house.proxy._api.faults.broken(request, Failure(KeyError("index")))
         self.check(house, "failed after its client had gone")
 
     def test_thoughts_left_out(self) -> None:
