@@ -119,7 +119,9 @@ class ChatStream(StreamMachine):
         details = delta.get("reasoning_details")
         details = details if isinstance(details, list) else []
         for name in _REASONING:
-            thought = _text(delta.get(name))
+            thought = delta.get(name)
+            if thought and type(thought) is not str:
+                thought = _text(thought)
             if thought:
                 self._think(thought, name, details)
                 return
@@ -135,8 +137,10 @@ class ChatStream(StreamMachine):
                 self._say(_text(part))
 
     def _think(self, thought: str, name: str, details: Iterable[Any] = ()) -> None:
-        self._start()
-        self._emit_calls(self._calls.complete())
+        if not self.reply.started:
+            self._start()
+        if self._calling:
+            self._emit_calls(self._calls.complete())
         self._composer.think(thought, name, details)
 
     def _say(self, text: str) -> None:

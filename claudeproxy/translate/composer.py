@@ -69,14 +69,14 @@ class Composer:
         """
         self.pieces += 1
         entries = [each for each in details if isinstance(each, dict)] if details else ()
-        if self._expected.silent or self.done or not (thought or entries):
+        if self._silent or self.done or not (thought or entries):
             return
         self._begin_thinking(field)
         for position, entry in enumerate(entries):
             self._add_detail(entry, first=position == 0)
         if not thought:
             return
-        thought = _clean(thought)
+        thought = _clean(thought) if "\0" in thought else thought
         if self._expected.hides_thinking:
             self._hidden.append(thought)
         else:
