@@ -27,7 +27,7 @@ def each() -> Iterator[object]:
         yield pytest.param(fault, id=fault.name, marks=[pytest.mark.model] * fault.model)
 
 
-@pytest.mark.parametrize("fault", each())
+@pytest.mark.parametrize("fault", [*each()])
 def test_fault(place: Scene, fault: Fault) -> None:
     """Once: the client sees what the README says, and the daemon goes on."""
     place.crowd = 300
