@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -326,16 +327,18 @@ class EnvTests(CommandCase):
                 "ANTHROPIC_BASE_URL": "http://127.0.0.1:8080",
                 "ANTHROPIC_API_KEY": "none",
                 "ANTHROPIC_MODEL": "fake-model",
-                "CLAUDE_CODE_MAX_CONTEXT_TOKENS": "32768",
+                "CLAUDE_CODE_MAX_CONTEXT_TOKENS": "42768",
+                "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "4096",
                 "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             },
         )
 
     def test_small_window(self) -> None:
-        """A small window needs a limit for the answer, and is too small for tools."""
+        """A small window needs more than it is, an eighth of it for the answer, and is too small for tools."""
         house = House("llama.cpp", others=llama(8192))
         ran = self.env(house, "--url=http://127.0.0.1:8080", "--model=fake-model")
-        self.assertEqual(self.exported(ran)["CLAUDE_CODE_MAX_OUTPUT_TOKENS"], "2048")
+        self.assertEqual(self.exported(ran)["CLAUDE_CODE_MAX_CONTEXT_TOKENS"], "18192")
+        self.assertEqual(self.exported(ran)["CLAUDE_CODE_MAX_OUTPUT_TOKENS"], "1024")
         self.assertIn('--bare --tools ""', ran.out)
 
     def test_without_a_daemon(self) -> None:
@@ -352,7 +355,7 @@ class EnvTests(CommandCase):
                 MODEL_MAP_JSON='{"haiku": "small", "opus": "fake-model"}',
             )
         )
-        self.assertEqual(found["CLAUDE_CODE_MAX_CONTEXT_TOKENS"], "65536")
+        self.assertEqual(found["CLAUDE_CODE_MAX_CONTEXT_TOKENS"], "75536")
         self.assertEqual(found["ANTHROPIC_DEFAULT_HAIKU_MODEL"], "small")
         self.assertNotIn("ANTHROPIC_DEFAULT_OPUS_MODEL", found)
         self.assertEqual(found["API_TIMEOUT_MS"], "3600000")
@@ -380,6 +383,25 @@ class EnvTests(CommandCase):
         """Another server at that address is told from a proxy."""
         ran = self.env(House(others={("GET", "/v1/models"): lambda body: json_body([])}), f"--url={BACKEND}")
         self.assertEqual((ran.status, ran.out), (FAILED, ""))
+
+    def test_windows(self) -> None:
+        """The README's rule: below 100,000 it is 10,000 more, and an eighth for the answer, or less if the model has
+        less; what the proxy counts with beats the window."""
+        for window, longest, believed, told in (
+            (8_192, None, 0, ("18192", "1024")),
+            (32_768, 2_000, 0, ("42768", "2000")),
+            (99_999, None, 0, ("109999", "12499")),
+            (100_000, None, 0, ("100000", None)),
+            (131_072, 8_192, 0, ("131072", "8192")),
+            (32_768, None, 60_000, ("70000", "4096")),
+            (32_768, None, 200_000, ("200000", None)),
+        ):
+            entry = {"max_input_tokens": window, "max_tokens": longest}
+            settings = evolve(House().settings, client_window=believed)
+            facts = Facts("http://127.0.0.1:8080", {"m": entry}, settings=settings)
+            found = {each.name: each.value for each in variables(facts, "m")}
+            names = ("CLAUDE_CODE_MAX_CONTEXT_TOKENS", "CLAUDE_CODE_MAX_OUTPUT_TOKENS")
+            self.assertEqual(tuple(map(found.get, names)), told)
 
     def shell(self, facts: Facts, present: tuple[str, ...] = ()) -> str:
         return "\n".join(as_shell(list(variables(facts, present=present)), list(notes(facts))))
