@@ -17,6 +17,7 @@ from claudeproxy.web.exchange import Exchange
 from claudeproxy.web.exposition import METRICS, PIECE, Exposition
 from claudeproxy.web.metrics import MOST_HISTOGRAMS, MOST_NAMES, MOST_SETS, OTHER, Names, Spreads, Totals, kind_of
 from tests.fakes.anthropic import FakeAnthropic
+from tests.fakes.anthropic import refused as anthropic_refused
 from tests.fakes.anthropic import stream as anthropic_stream
 from tests.fakes.anthropic import text as block
 from tests.fakes.anthropic import whole as anthropic_whole
@@ -208,7 +209,18 @@ class RequestTests(MetricsCase):
         self.assertEqual(self.value("first_token_seconds_count", backend="fake"), 1)
         self.assertEqual(self.value("inter_token_seconds_count", backend="fake"), 1)
         self.chat(anthropic_whole(block("a", "b")).paced(2), stream=False)
+        self.house.pass_time(4)
         self.assertEqual(self.value("inter_token_seconds_count", backend="fake"), 1, "an answer in one piece has none")
+        self.assertEqual(self.value("first_token_seconds_count", backend="fake"), 2)
+
+    def test_no_first_token(self) -> None:
+        """A count or a refusal that is passed through has no tokens, and thus no first one."""
+        self.house = House("auto", {"provider": "anthropic"}, make_fake=FakeAnthropic)
+        self.house.fake.plays(anthropic_refused(400, "invalid_request_error", "no"))
+        self.assertEqual(self.chat(None).status, 400)
+        self.assertEqual(self.house.ask("POST", "/v1/messages/count_tokens", body()).json, {"input_tokens": 42})
+        self.assertEqual(self.value("requests_total", backend="fake"), 2)
+        self.assertEqual(self.value("first_token_seconds_count", backend="fake"), 0)
 
     def test_keys(self) -> None:
         """Requests and tokens by the name of the key, where it has one."""

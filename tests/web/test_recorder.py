@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from claudeproxy.routing.expectations import Secret
 from tests.fakes.anthropic import FakeAnthropic
 from tests.fakes.house import BACKEND_KEY, House, body
-from tests.fakes.openai import Cut, Script, Wait, error, json_body, llama_text, silent, text
+from tests.fakes.openai import Cut, Script, Send, Wait, error, json_body, llama_text, silent, text
 from tests.fakes.scripts import chunk
 
 SESSION = {"x-claude-code-session-id": "0123456789abcdef"}
@@ -167,12 +167,21 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual([each["status"] for each in call["attempts"]], [200])
         for moment in ("first_byte", "first_token", "last_byte", "ended"):
             self.assertIsNotNone(call[moment], moment)
+        self.assertEqual(call["bytes"], self.house.fake.asked[-1].written)
         self.assertIsNone(record["answer"]["error"])
         refusal = {"type": "error", "error": {"type": "rate_limit_error", "message": "not so fast"}}
         self.house.fake.plays(json_body(refusal, 429))
         self.assertEqual(self.house.ask("POST", "/v1/messages", body()).status, 429)
         told = {"status": 429, "type": "rate_limit_error", "message": "not so fast"}
         self.assertEqual(self.last()["answer"]["error"], told)
+        self.assertIsNone(self.last()["backend_call"]["first_token"])
+
+    def test_in_one_piece(self) -> None:
+        """An answer that comes whole in one piece had a first token, too."""
+        self.house.fake.plays(Script(steps=[Wait(1), Send(text("a", "b").body_bytes())]))
+        self.house.ask("POST", "/v1/messages", body())
+        self.house.pass_time(1)
+        self.assertEqual(self.last()["backend_call"]["first_token"], 1.0)
 
     def test_small(self) -> None:
         """A record that is kept does not keep the conversation's hashes, nor the request."""
