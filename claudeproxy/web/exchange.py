@@ -109,7 +109,8 @@ class Witness(Protocol):
         """A request came in; what the client said of itself is known, and nothing else."""
 
     def left(self, exchange: Exchange) -> None:
-        """Its client has its answer, or is gone; nothing will change any more."""
+        """Its client has its answer, or is gone; nothing will change any more. Also of one that never entered, because
+        it did not become a request."""
 
 
 @define(eq=False)
@@ -132,13 +133,12 @@ class Exchanges:
 
     def enter(self, request: Request) -> Exchange:
         """A request came in; it leaves by itself when it ends, however it does."""
-        address = request.getClientAddress()
         request_id = "req_" + self._new_id()
         exchange = Exchange(
             id=request_id,
             method=printable(request.method),
             path=printable(request.uri.partition(b"?")[0]),
-            client=getattr(address, "host", None) or "local",
+            client=host_of(request.getClientAddress()),
             session=printable(request.getHeader(b"x-claude-code-session-id") or b""),
             agent=printable(request.getHeader(b"x-claude-code-agent-id") or b""),
             request_class=printable(request.getHeader(b"x-claude-code-request-class") or b""),
@@ -151,6 +151,16 @@ class Exchanges:
             witness.entered(exchange, request)
         request.notifyFinish().addBoth(self._leave, request)
         return exchange
+
+    def refused(self, client: str, problem: Problem) -> str:
+        """Somebody is turned away who has not made a whole request: the witnesses hear of it, and the id that its
+        answer gets is in the log, too."""
+        now = self._clock.seconds()
+        exchange = Exchange(f"req_{self._new_id()}", "-", "-", client, "", "", "", now, now, problem.status)
+        exchange.fails(problem)
+        for witness in self._witnesses:
+            witness.left(exchange)
+        return exchange.id
 
     def of(self, request: Request) -> Exchange:
         """The exchange of a request that entered, whether or not it has left."""
@@ -194,6 +204,11 @@ class Exchanges:
                 self._waiting.remove((running, done))
                 if not done.called:
                     done.callback(None)
+
+
+def host_of(address: Any) -> str:
+    """Of a client's address; a unix socket has none."""
+    return getattr(address, "host", None) or "local"
 
 
 def _count(header: bytes | None) -> int:
