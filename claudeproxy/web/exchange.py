@@ -14,6 +14,7 @@ from claudeproxy.model.events import Usage
 from claudeproxy.model.problems import Problem
 from claudeproxy.routing.sessions import Turn
 from claudeproxy.web.limits import Crowd
+from claudeproxy.web.rules import UNMATCHED
 
 
 @define(eq=False)
@@ -28,13 +29,13 @@ class Exchange:
     session: str
     agent: str
     request_class: str
+    #: The rule that its path fits, as `web.rules` tells it; never the path itself.
+    route: str
     #: When it came and when it left, in the clock's seconds; which may be long after one another.
     began: float
     ended: float = 0.0
     #: The HTTP status; 499, other servers' word for it, for a client that left before it was answered.
     status: int = 0
-    #: The rule that its path fits, as `web.rules` tells it; never the path itself.
-    route: str = "unmatched"
     #: The name of the key that it showed, never the key; "" where none is asked for.
     key: str = ""
     #: How often the client says that it has sent the request before.
@@ -131,8 +132,8 @@ class Exchanges:
     #: Set once its time for that is over: new requests are turned away.
     closed: bool = False
 
-    def enter(self, request: Request) -> Exchange:
-        """A request came in; it leaves by itself when it ends, however it does."""
+    def enter(self, request: Request, route: str) -> Exchange:
+        """A request for ``route`` came in; it leaves by itself when it ends, however it does."""
         request_id = "req_" + self._new_id()
         exchange = Exchange(
             id=request_id,
@@ -142,6 +143,7 @@ class Exchanges:
             session=printable(request.getHeader(b"x-claude-code-session-id") or b""),
             agent=printable(request.getHeader(b"x-claude-code-agent-id") or b""),
             request_class=printable(request.getHeader(b"x-claude-code-request-class") or b""),
+            route=route,
             began=self._clock.seconds(),
             repetition=_count(request.getHeader(b"x-stainless-retry-count")),
             journey=Journey(request_id),
@@ -156,7 +158,7 @@ class Exchanges:
         """Somebody is turned away who has not made a whole request: the witnesses hear of it, and the id that its
         answer gets is in the log, too."""
         now = self._clock.seconds()
-        exchange = Exchange(f"req_{self._new_id()}", "-", "-", client, "", "", "", now, now, problem.status)
+        exchange = Exchange(f"req_{self._new_id()}", "-", "-", client, "", "", "", UNMATCHED, now, now, problem.status)
         exchange.fails(problem)
         for witness in self._witnesses:
             witness.left(exchange)

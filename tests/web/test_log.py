@@ -239,7 +239,7 @@ class BelongingTests(SynchronousTestCase):
 
     def test_key(self) -> None:
         """The name of the key, where it has one."""
-        exchange = Exchange("req_1", "GET", "/", "local", "s", "", "", 0.0)
+        exchange = Exchange("req_1", "GET", "/", "local", "s", "", "", "/", 0.0)
         self.assertNotIn("key", exchange.told)
         exchange.key = "anna"
         self.assertEqual(exchange.told["key"], "anna")

@@ -99,6 +99,7 @@ class RequestTests(MetricsCase):
             ("/health", "/health"),
             ("/", "/"),
             ("/nothing/of/ours", "unmatched"),
+            ("/admin/requests/last", "/admin"),
             ("/%ff%00", "unmatched"),
         ):
             before = self.value("requests_total", route=route)
@@ -225,7 +226,7 @@ class RequestTests(MetricsCase):
     def test_keys(self) -> None:
         """Requests and tokens by the name of the key, where it has one."""
         metrics = self.house.proxy._metrics
-        exchange = Exchange("req_1", "POST", "/v1/messages", "local", "", "", "", 0.0, key="anna")
+        exchange = Exchange("req_1", "POST", "/v1/messages", "local", "", "", "", "/v1/messages", 0.0, key="anna")
         exchange.usage = Usage(input=3, output=2)
         metrics.left(exchange)
         self.assertEqual(self.value("key_requests_total", key="anna"), 1)

@@ -279,6 +279,19 @@ class ListTests(SynchronousTestCase):
         self.assertEqual(off.status, 404)
         self.assertIn("recorder_size", off.json["error"]["message"])
 
+    def test_running_stay(self) -> None:
+        """Whatever ended goes before what runs: a request that hangs is the one to be asked for."""
+        self.house.reset(recorder_size=3)
+        self.house.fake.plays(silent())
+        self.house.ask("POST", "/v1/messages", body(), {"x-claude-code-session-id": "hanging"})
+        for _ in range(5):
+            self.house.chat(text("x"))
+        self.assertEqual(self.sessions(), ["", "", "hanging"])
+        for name in "abc":
+            self.house.fake.plays(silent())
+            self.house.ask("POST", "/v1/messages", body(), {"x-claude-code-session-id": name})
+        self.assertEqual(self.sessions(), ["c", "b", "a"])
+
     def test_unknown(self) -> None:
         """A request that nobody knows, a path that is none, a method that is none."""
         for method, path, status in (

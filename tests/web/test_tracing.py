@@ -187,6 +187,12 @@ class SpanTests(TracingCase):
         for path in ("/v1/models/x", "/v1/models/y", "/nowhere/1", "/nowhere/2", "/health", "/", "/admin/requests"):
             self.house.ask("GET", path)
         self.assertEqual(set(self.spans()), {"GET /v1/models/{id}", "GET"})
+        self.house.ask("MKACTIVITY", "/v1/messages")
+        self.house.ask("MKCOL", "/v1/messages/batches")
+        spans = self.spans()
+        self.assertEqual(set(spans), {"HTTP /v1/messages", "HTTP /v1/{id}"})
+        told = self.attributes(spans["HTTP /v1/messages"])
+        self.assertEqual((told["http.request.method"], told["http.request.method_original"]), ("_OTHER", "MKACTIVITY"))
 
 
 class PropagationTests(TracingCase):
@@ -245,6 +251,7 @@ class PropagationTests(TracingCase):
         self.house.ask("POST", "/v1/messages/count_tokens", body(max_tokens=None, stream=None))
         server, client = self.pair()
         self.assertEqual((server.name, client.name), ("POST /v1/messages/count_tokens", "POST"))
+        self.assertEqual([self.attributes(each)["claudeproxy.outcome"] for each in (server, client)], ["ok", "ok"])
         self.assertNotIn("gen_ai.operation.name", self.attributes(client))
 
     def test_off(self) -> None:
