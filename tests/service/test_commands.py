@@ -88,14 +88,15 @@ class LineTests(SynchronousTestCase):
             (("check", "--nonsense"), "nonsense"),
         ):
             ran = self.run_line(*arguments)
-            self.assertEqual((ran.status, ran.out), (MISUSED, ""), arguments)
+            shell = "false\n" if "env" in arguments else ""
+            self.assertEqual((ran.status, ran.out), (MISUSED, shell), arguments)
             self.assertIn(words, ran.err)
 
     def test_reactor(self) -> None:
         """Each command runs its own reactor, and its status is the process's."""
         environ = {**os.environ, "PORT": "1", "PROVIDER": "openai", "PROVIDER_BASE_URL": "http://127.0.0.1:1/v1"}
         root = str(Path(__file__).parents[2])
-        for command, status in (("check", FAILED), ("env", DONE), ("why --list", FAILED), ("why", MISUSED)):
+        for command, status in (("check", FAILED), ("env", FAILED), ("why --list", FAILED), ("why", MISUSED)):
             done = subprocess.run(
                 [sys.executable, "-m", "claudeproxy", *command.split()],
                 env={**environ, "PYTHONPATH": root},
@@ -105,6 +106,19 @@ class LineTests(SynchronousTestCase):
             )
             self.assertEqual(done.returncode, status, done.stderr)
             self.assertNotIn("Traceback", done.stderr)
+
+    def test_pipe(self) -> None:
+        """Who reads no further, such as `head`, gets no traceback."""
+        root = str(Path(__file__).parents[2])
+        done = subprocess.run(
+            f"{sys.executable} -m claudeproxy check --help | true",
+            shell=True,
+            env={**os.environ, "PYTHONPATH": root},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.assertEqual(done.stderr, "")
 
 
 class WhyTests(CommandCase):
@@ -382,7 +396,24 @@ class EnvTests(CommandCase):
     def test_not_ours(self) -> None:
         """Another server at that address is told from a proxy."""
         ran = self.env(House(others={("GET", "/v1/models"): lambda body: json_body([])}), f"--url={BACKEND}")
-        self.assertEqual((ran.status, ran.out), (FAILED, ""))
+        self.assertEqual((ran.status, ran.out), (FAILED, "false\n"))
+
+    def test_failures(self) -> None:
+        """Without variables the shell stops, rather than start a Claude Code that asks Anthropic; JSON says why."""
+        house = House()
+        for environ, options, status in (
+            ({"PORT": "7", "PROVIDER": "openai", "PROVIDER_BASE_URL": "http://127.0.0.1:9/v1"}, (), FAILED),
+            ({}, ("--url=http://127.0.0.1:9",), FAILED),
+            ({"PORT": "eighty"}, (), MISUSED),
+        ):
+            self.environ = dict(environ)
+            ran = self.env(house, *options)
+            self.assertEqual(ran.status, status)
+            done = subprocess.run(["sh", "-c", 'eval "$1" && echo started', "sh", ran.out], capture_output=True)
+            self.assertEqual(done.stdout, b"", ran.out)
+            ran = self.env(house, *options, "--json")
+            self.assertEqual(ran.status, status)
+            self.assertEqual("claudeproxy: " + "\n".join(ran.json["faults"]) + "\n", ran.err)
 
     def test_windows(self) -> None:
         """The README's rule: below 100,000 it is 10,000 more, and an eighth for the answer, or less if the model has
