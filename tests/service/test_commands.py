@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from inspect import isfunction, signature
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from claudeproxy.model import problems as problem_makers
+from claudeproxy.model.problems import Problem
 from claudeproxy.routing.expectations import Secret
 from claudeproxy.routing.settings import Settings
 from claudeproxy.service import command_check, command_env, command_why
 from claudeproxy.service.asking import NetworkCommand, NoAnswer, address_of
 from claudeproxy.service.claude_env import Facts, as_shell, notes, variables
 from claudeproxy.service.commands import COMMANDS, DONE, FAILED, MISUSED, main
+from claudeproxy.service.explaining import OUTCOMES
 from tests.fakes.house import BACKEND_PORT, House, body
 from tests.fakes.network import Network
 from tests.fakes.ollama import FakeOllama
@@ -165,6 +169,40 @@ class WhyTests(CommandCase):
         self.assertIn("because the connection was stale", ran.out)
         self.assertIn("the backend refused", ran.out)
         self.assertIn("not so fast", ran.out)
+
+    def test_untold_counts(self) -> None:
+        """A cache that nobody told of is not compared with what it should have held."""
+        self.house.fake.plays(llama_text("a", prompt=4000, cached=30))
+        self.house.fake.plays(error(400, {"error": {"message": "no"}}))
+        for _ in range(2):
+            self.house.ask("POST", "/v1/messages", body(), SESSION)
+        self.assertIn("the backend did not tell its counts\n", self.why("--last").out)
+
+    def test_every_outcome(self) -> None:
+        """Each word for how a request ended has a sentence, those of Anthropic's stop reasons too."""
+        problems = [
+            each(**{name: 1 if name != "message" else "" for name in signature(each).parameters})
+            for each in vars(problem_makers).values()
+            if isfunction(each) and each.__annotations__.get("return") is Problem
+        ]
+        self.assertGreater(len(problems), 15)
+        self.assertEqual({each.outcome for each in problems} - OUTCOMES.keys(), set())
+
+    def test_joined(self) -> None:
+        """What was asked of the backend before the request came is told so."""
+        self.house.reset(interrupt_ms=1000, grace_ms=0)
+        self.house.fake.plays(Script(steps=[Wait(5), *llama_text("a").steps]))
+        first = self.house.ask("POST", "/v1/messages", body(), SESSION)
+        self.house.pass_time(2)
+        first.vanish()
+        self.house.ask("POST", "/v1/messages", body(), SESSION)
+        self.house.pass_time(4)
+        self.assertIn("sent 2.000 s before to http", self.why("--last").out)
+
+    def test_no_role(self) -> None:
+        """Messages that are none are told, too."""
+        self.house.ask("POST", "/v1/messages", body(messages="Hi"))
+        self.assertIn("the last message is nobody's: text (2)", self.why("--last").out)
 
     def test_terminal(self) -> None:
         """Nothing that a server says is an order to the terminal."""
