@@ -233,6 +233,7 @@ class Proxy(Service):
         workshop, orphanage = self._workshop, self._api.orphanage
         sources = Sources(
             live=lambda: self._live,
+            running=self._exchanges.running,
             waiting=lambda: len(orphanage),
             resends=workshop.resends,
             verdicts=workshop.verdicts,

@@ -1,6 +1,6 @@
 """One request and its answer, and those who want to know of it (STYLE P19)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -171,6 +171,10 @@ class Exchanges:
     def has(self, request: Request) -> bool:
         """Whether the request has not left yet: its client may go away at any moment."""
         return request in self._running
+
+    def running(self) -> Iterable[Exchange]:
+        """Those that have not left."""
+        return self._running.values()
 
     def finished(self) -> Deferred[None]:
         """Fires once all that run just now have ended; what comes later is not waited for."""

@@ -191,6 +191,17 @@ class RequestTests(MetricsCase):
         self.house.ask("POST", "/v1/messages", body(), {**SESSION, "x-stainless-retry-count": "no"}).vanish()
         self.assertEqual((self.value("joined_answers_total"), self.value("client_retries_total")), (2, 1))
 
+    def test_joined_pace(self) -> None:
+        """Who joins gets at once what it missed: that is no pace of the model's."""
+        self.house = House(interrupt_ms=0, grace_ms=0)
+        first = self.chat(text("a", "b", "c").paced(2))
+        first.vanish()
+        self.house.pass_time(5)
+        self.house.ask("POST", "/v1/messages", body(), SESSION)
+        self.house.pass_time(20)
+        self.assertEqual((self.value("joined_answers_total"), self.value("tokens_total", kind="output")), (1, 3))
+        self.assertEqual(self.value("inter_token_seconds_count"), 0)
+
     def test_counts(self) -> None:
         """Counts of tokens, by their source."""
         asked = body(stream=None, max_tokens=None)
