@@ -125,6 +125,8 @@ class CallTrail:
             told["gen_ai.response.time_to_first_chunk"] = journey.first_token - last.sent
         if self._chats:
             told |= dict(_of_message(exchange))
+            if exchange.streams:  # of a call that is passed through it shows only now
+                told["gen_ai.request.stream"] = True
         if exchange.problem is not None:
             told["error.type"] = exchange.problem.outcome
             span.set_status(Status(StatusCode.ERROR))

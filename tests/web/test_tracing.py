@@ -237,6 +237,7 @@ class PropagationTests(TracingCase):
         self.assertEqual(client.name, "chat claude-sonnet-4-5")
         told = self.attributes(client)
         self.assertEqual(told["gen_ai.provider.name"], "anthropic")
+        self.assertTrue(told["gen_ai.request.stream"])
         self.assertGreater(told["gen_ai.usage.output_tokens"], 0)
         (received,) = (each for each in self.house.fake.received if each.path == "/v1/messages")
         assert client.context is not None
