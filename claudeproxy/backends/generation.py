@@ -197,6 +197,8 @@ class Generation(Protocol):
         except Exception:  # a fault of ours; synchronous code, so no cancellation passes here
             self._blame_ourselves()
             return
+        if self._journey.first_token is None and self._machine.spoken:
+            self._journey.first_token = self._heard
         if self._machine.over:
             self._finish(events)
             if self._machine.heard_out:
@@ -208,7 +210,6 @@ class Generation(Protocol):
             self._deliver(events)
         if not self._listening and not self._over and self._machine.spoken:
             self._listening = True
-            self._journey.first_token = self._heard
             self._stop_waiting()
             self._watch = self._clock.callLater(self._limits.silence, self._check_silence)
         if self._machine.settled and not self._settling:  # else signs of life would put it off for ever

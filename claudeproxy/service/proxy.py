@@ -212,6 +212,7 @@ class Proxy(Service):
         workshop, orphanage = self._workshop, self._api.orphanage
         sources = Sources(
             live=lambda: self._live,
+            running=self._exchanges.running,
             waiting=lambda: len(orphanage),
             resends=workshop.resends,
             verdicts=workshop.verdicts,
@@ -246,7 +247,9 @@ class Proxy(Service):
             (self._doors, self.resource(), "LISTEN" if self._settings.listen else "PORT or HOST"),
             (self._admin_doors, self._admin.resource(self.records()), "ADMIN_LISTEN"),
         ):
-            site = ProxySite(gate, self._longest_body, self._new_id, self._reactor, self._terms, gate.welcomes)
+            site = ProxySite(
+                gate, self._longest_body, self._exchanges.refused, self._reactor, self._terms, gate.welcomes
+            )
             try:
                 doors.listen(site, remedy)
             except CannotListen:

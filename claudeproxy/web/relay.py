@@ -48,6 +48,8 @@ class Relay(Protocol):
     #: It is a stream of events that others may be put between.
     _streams: bool = field(default=False, init=False)
     _tail: bytes = field(default=b"", init=False)
+    #: Bytes of the answer.
+    _received: int = field(default=0, init=False)
     #: When the client was last written to, and when the server was last heard.
     _written: float = field(default=0.0, init=False)
     _heard: float = field(default=0.0, init=False)
@@ -107,6 +109,7 @@ class Relay(Protocol):
         if self._over:
             return
         now = self._heard = self._clock.seconds()
+        self._received += len(data)
         if self._overheard.receive(data) and self._exchange.first_token is None:
             self._exchange.first_token = self._exchange.journey.first_token = now
             self._listen()
@@ -290,7 +293,10 @@ class Relay(Protocol):
         self._exchange.usage = self._overheard.usage
         if self._streams:
             self._exchange.last_token = self._heard
-        self._exchange.journey.ends(self._clock.seconds(), None if self._response is None else self._heard)
+        elif self._overheard.usage is None:  # an error, a count, a list: it had no tokens, and no first one
+            self._exchange.first_token = self._exchange.journey.first_token = None
+        last_byte = self._heard if self._received else None
+        self._exchange.journey.ends(self._clock.seconds(), last_byte, self._received)
         for timer in (self._timer, self._watch, self._end):
             if timer is not None and timer.active():
                 timer.cancel()

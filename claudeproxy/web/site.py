@@ -14,7 +14,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
-from claudeproxy.model.problems import full
+from claudeproxy.model.problems import Problem, full
 from claudeproxy.web.channel import TimedChannel
 from claudeproxy.web.limits import COME_AGAIN, Terms
 
@@ -194,7 +194,8 @@ class KnownChannel(TimedChannel):
 
 class ProxySite(Site):
     """Serves ``resource`` to HTTP/1.1 clients; ``longest_body`` gives the limit in force, in bytes, and ``terms`` what
-    a new connection must keep to. A body is not worth its memory for a client who is not ``welcome``."""
+    a new connection must keep to. A body is not worth its memory for a client who is not ``welcome``. ``refused`` is
+    told who is turned away before there is a request, and why, and gives the id for the answer."""
 
     noisy = False
     protocol = KnownChannel  # type: ignore[assignment]  # without HTTP/2, which no client of ours speaks
@@ -205,13 +206,13 @@ class ProxySite(Site):
         self,
         resource: IResource,
         longest_body: Callable[[], int],
-        new_id: Callable[[], str],
+        refused: Callable[[str, Problem], str],
         reactor: Any,
         terms: Callable[[], Terms] = Terms,
         welcome: Callable[[Request], bool] = _anybody,
     ) -> None:
         super().__init__(resource, reactor=reactor, timeout=None)
-        self.new_id = new_id
+        self.refused = refused
         self.terms = terms
         self._welcome = welcome
         self._longest_body = longest_body

@@ -188,6 +188,12 @@ class SpanTests(TracingCase):
         for path in ("/v1/models/x", "/v1/models/y", "/nowhere/1", "/nowhere/2", "/health", "/", "/admin/requests"):
             self.house.ask("GET", path)
         self.assertEqual(set(self.spans()), {"GET /v1/models/{id}", "GET"})
+        self.house.ask("MKACTIVITY", "/v1/messages")
+        self.house.ask("MKCOL", "/v1/messages/batches")
+        spans = self.spans()
+        self.assertEqual(set(spans), {"HTTP /v1/messages", "HTTP /v1/{id}"})
+        told = self.attributes(spans["HTTP /v1/messages"])
+        self.assertEqual((told["http.request.method"], told["http.request.method_original"]), ("_OTHER", "MKACTIVITY"))
 
 
 class PropagationTests(TracingCase):
@@ -232,6 +238,7 @@ class PropagationTests(TracingCase):
         self.assertEqual(client.name, "chat claude-sonnet-4-5")
         told = self.attributes(client)
         self.assertEqual(told["gen_ai.provider.name"], "anthropic")
+        self.assertTrue(told["gen_ai.request.stream"])
         self.assertGreater(told["gen_ai.usage.output_tokens"], 0)
         (received,) = (each for each in self.house.fake.received if each.path == "/v1/messages")
         assert client.context is not None
@@ -246,6 +253,7 @@ class PropagationTests(TracingCase):
         self.house.ask("POST", "/v1/messages/count_tokens", body(max_tokens=None, stream=None))
         server, client = self.pair()
         self.assertEqual((server.name, client.name), ("POST /v1/messages/count_tokens", "POST"))
+        self.assertEqual([self.attributes(each)["claudeproxy.outcome"] for each in (server, client)], ["ok", "ok"])
         self.assertNotIn("gen_ai.operation.name", self.attributes(client))
 
     def test_off(self) -> None:
