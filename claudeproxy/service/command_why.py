@@ -35,7 +35,7 @@ class Command(NetworkCommand):
         ["limit", None, "20", "How many are listed."],
     ]
     optFlags: ClassVar[list[list[Any]]] = [
-        ["last", "l", "The newest request."],
+        ["last", "l", "The newest request that asked for a model."],
         ["list", None, "The last requests, one a line."],
     ]
 

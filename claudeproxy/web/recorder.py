@@ -48,6 +48,11 @@ class Recorder:
         """The one request, if it is still known."""
         return self._records.get(request_id)
 
+    def last(self) -> Record | None:
+        """The newest that asked for a model, which is what one wants to know about; else the newest."""
+        newest = self.newest(limit=len(self._records))
+        return next((each for each in newest if each.exchange.model), newest[0] if newest else None)
+
     def __len__(self) -> int:
         return len(self._records)
 

@@ -249,6 +249,15 @@ class ListTests(SynchronousTestCase):
     def sessions(self, query: str = "") -> list[str]:
         return [each["session"] for each in self.house.ask("GET", f"/admin/requests{query}").json["data"]]
 
+    def test_last(self) -> None:
+        """The last one is the last that asked for a model; whoever looks on asks without one."""
+        house = House()
+        house.ask("GET", "/v1/models")
+        self.assertEqual(house.ask("GET", "/admin/requests/last").json["path"], "/v1/models")
+        house.chat(text("a"))
+        house.ask("GET", "/v1/models")
+        self.assertEqual(house.ask("GET", "/admin/requests/last").json["path"], "/v1/messages")
+
     def test_newest_first(self) -> None:
         """The newest first, and of a limited number."""
         self.assertEqual(self.sessions(), ["aabb", "bbbb", "aaaa"])
