@@ -25,6 +25,7 @@ from claudeproxy.service.scribe import json_line
 from claudeproxy.web.app import MessagesAPI
 from claudeproxy.web.exposition import METRICS
 from claudeproxy.web.records import RecordsAPI
+from tests.e2e.homes import FAULTS
 from tests.fakes.house import House
 
 ROOT = Path(__file__).parents[1]
@@ -198,6 +199,16 @@ class MetricsTests(SynchronousTestCase):
         for name, _, labels, words in METRICS:
             row = told[f"claudeproxy_{name}"]
             self.assertEqual((tuple(re.findall(r"`(\w+)`", row[2])), row[3]), (labels, words))
+
+
+class FaultTests(SynchronousTestCase):
+    def test_faults(self) -> None:
+        """Each fault in the table is one that is tested, what its client sees is said there, and none is missing."""
+        told = rows("## When things go wrong")
+        self.assertEqual([row[:2] for row in told], [[fault.name, fault.seen] for fault in FAULTS])
+        self.assertEqual(len({name for name, *_ in told}), len(told))
+        for name, _, times in told:
+            self.assertGreaterEqual(int(times.replace(",", "")), 1, name)
 
 
 class LinkTests(SynchronousTestCase):

@@ -12,12 +12,13 @@ from twisted.internet.error import TimeoutError as ConnectTimedOut
 from twisted.internet.interfaces import IConsumer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, ResponseNeverReceived
+from twisted.web.client import HTTPConnectionPool, ResponseDone, ResponseNeverReceived
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
+from claudeproxy.backends.connection import BackendAgent, BackendPool, ready_url
 from claudeproxy.backends.journey import STALE, Journey
 from claudeproxy.model.problems import Problem, Refusal, overloaded
 from claudeproxy.routing.expectations import NO_SECRET, Secret, as_secret
@@ -72,7 +73,7 @@ class IdentityAgent:
     def request(
         self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
     ) -> Deferred[IResponse]:
-        plain = Headers() if headers is None else headers.copy()
+        plain = Headers() if headers is None else headers  # treq's own copy, made to ask for gzip
         plain.setRawHeaders(b"accept-encoding", [b"identity"])
         return self._agent.request(method, uri, plain, bodyProducer)
 
@@ -106,12 +107,11 @@ class BackendClient:
         cls, name: str, reactor: Any, connect_timeout: float, resends: "Counter[str] | None" = None
     ) -> "BackendClient":
         """A client with connections of its own, kept alive between requests; ``connect_timeout`` in seconds."""
-        pool = HTTPConnectionPool(reactor, persistent=True)
+        pool = BackendPool(reactor, connect_timeout)
         pool.maxPersistentPerHost = 256
         pool.cachedConnectionTimeout = KEPT_ALIVE  # type: ignore[assignment]  # callLater takes any number
         pool.retryAutomatically = False
-        pool._factory.noisy = False  # else it logs two lines a connection; no public switch
-        agent = Agent(reactor, connectTimeout=connect_timeout, pool=pool)
+        agent = BackendAgent(reactor, connect_timeout, pool)
         client = cls.over_agent(name, agent, reactor, pool)
         client.resends = client.resends if resends is None else resends
         return client
@@ -214,7 +214,7 @@ class BackendClient:
         try:
             response: IResponse = await self._http.request(
                 method.decode("ascii", "replace"),
-                url,
+                ready_url(url),
                 headers=headers,
                 data=body,
                 allow_redirects=False,  # row 79: no redirect is followed with credentials

@@ -83,7 +83,8 @@ class Generation(Protocol):
     _opening: Deferred[None] | None = field(default=None, init=False)
     _paused: bool = field(default=False, init=False)
     _over: bool = field(default=False, init=False)
-    _unpacker: Unpacker = field(factory=lambda: Unpacker(named=False), init=False)
+    #: None once the body has turned out to be plain.
+    _unpacker: Unpacker | None = field(factory=lambda: Unpacker(named=False), init=False)
     _heard: float = field(default=0.0, init=False)
     #: The bytes that came.
     _received: int = field(default=0, init=False)
@@ -185,13 +186,19 @@ class Generation(Protocol):
             self._journey.first_byte = self._heard
         self._received += len(data)
         try:
-            events = self._machine.receive(self._unpacker.receive(data))
+            if self._unpacker is not None:
+                data = self._unpacker.receive(data)
+                if self._unpacker.idle:
+                    self._unpacker = None
+            events = self._machine.receive(data)
         except BadlyPacked as fault:
             self.fail(bad_gateway(f"Backend {self._backend} sent a packed answer that cannot be unpacked: {fault}."))
             return
         except Exception:  # a fault of ours; synchronous code, so no cancellation passes here
             self._blame_ourselves()
             return
+        if self._journey.first_token is None and self._machine.spoken:
+            self._journey.first_token = self._heard
         if self._machine.over:
             self._finish(events)
             if self._machine.heard_out:
@@ -203,7 +210,6 @@ class Generation(Protocol):
             self._deliver(events)
         if not self._listening and not self._over and self._machine.spoken:
             self._listening = True
-            self._journey.first_token = self._heard
             self._stop_waiting()
             self._watch = self._clock.callLater(self._limits.silence, self._check_silence)
         if self._machine.settled and not self._settling:  # else signs of life would put it off for ever

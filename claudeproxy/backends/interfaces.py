@@ -109,6 +109,20 @@ class Offer:
     as_told: Mapping[str, Any] = field(factory=dict)
 
 
+class Server(Protocol):
+    """A server of our own: a service that runs its process."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether it can be asked now."""
+
+    def startService(self) -> None:
+        """Starts it, without waiting for it."""
+
+    def stopService(self) -> Any:
+        """Ends it; a Deferred where that takes time."""
+
+
 class Forwarder(Protocol):
     """Passes requests on as they are, and answers back."""
 

@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 from claudeproxy.backends.generation import Machine
 from claudeproxy.backends.interfaces import Deliver
-from claudeproxy.model.events import Event, Failed, MessageDelta, MessageStop, Usage
+from claudeproxy.model.events import Event, Failed, MessageDelta, MessageStop, TextDelta, ThinkingDelta, Usage
 from claudeproxy.routing.sessions import Sessions, Turn
+
+_PIECES = (TextDelta, ThinkingDelta)
 
 
 def remembering(
@@ -18,10 +20,11 @@ def remembering(
     last: list[Usage] = []
 
     def heard(events: list[Event]) -> None:
-        last[:] = [each.usage for each in events if isinstance(each, MessageDelta)][-1:] or last
-        if isinstance(events[-1], MessageStop | Failed):
-            whole = isinstance(events[-1], MessageStop) and machine.counted
-            sessions.finish(turn, last[0] if whole and last else None, now())
+        if type(events[-1]) not in _PIECES:  # before them nothing can have told of the end
+            last[:] = [each.usage for each in events if isinstance(each, MessageDelta)][-1:] or last
+            if isinstance(events[-1], MessageStop | Failed):
+                whole = isinstance(events[-1], MessageStop) and machine.counted
+                sessions.finish(turn, last[0] if whole and last else None, now())
         deliver(events)
 
     return heard

@@ -13,9 +13,8 @@ from twisted.web.iweb import IResponse
 
 from claudeproxy.backends.client import LONGEST_ERROR, BackendClient, Target, read_body
 from claudeproxy.backends.documents import DocumentReader
-from claudeproxy.backends.embedded import EmbeddedModel
 from claudeproxy.backends.generation import Generation, Limits
-from claudeproxy.backends.interfaces import Call, Count, Deliver, Offer, Prepared
+from claudeproxy.backends.interfaces import Call, Count, Deliver, Offer, Prepared, Server
 from claudeproxy.backends.journey import MILDER, Journey
 from claudeproxy.backends.profile import Facts, Profile
 from claudeproxy.backends.recognition import Recognised
@@ -114,7 +113,7 @@ class TranslatingBackend:
     _unique: Callable[[], str]
     _log: Logger
     #: The service that runs the server, if it is ours to run.
-    _process: EmbeddedModel | None = None
+    _process: Server | None = None
     #: The models that have refused to think.
     _thoughtless: set[str] = field(factory=set, init=False)
     #: Those that think, but have refused to be told how much.

@@ -111,9 +111,11 @@ Event = MessageStart | BlockStart | Delta | BlockStop | MessageDelta | MessageSt
 
 def tells(event: Event) -> bool:
     """Whether the event is news of the answer, rather than its frame or a sign of life."""
+    if type(event) is TextDelta:
+        return bool(event.text)
+    if type(event) is ThinkingDelta:
+        return bool(event.thinking)
     match event:
-        case TextDelta(text=words) | ThinkingDelta(thinking=words):
-            return bool(words)
         case BlockStart(block={"type": "text" | "thinking"}) | MessageStart() | Ping():
             return False
     return True

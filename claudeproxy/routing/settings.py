@@ -160,7 +160,7 @@ class Settings:
         doc="How many levels deep the JSON of a request may be nested.",
     )
     max_requests: int = setting(
-        1000,
+        10_000,
         env="MAX_REQUESTS",
         expects=whole_number(0, 1_000_000),
         doc="How many requests may be answered at a time, a stream until its end; 0 is without a limit. Health and "

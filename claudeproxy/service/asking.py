@@ -1,5 +1,6 @@
 """What the commands have in common that ask something: a reactor for a while, the settings, the running daemon."""
 
+import json
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
@@ -59,6 +60,15 @@ class NetworkCommand(Command):
         """`run`, while the reactor runs."""
         raise AssertionError(f"{type(self).__name__} does nothing")
 
+    def fails(self, fault: Exception, status: int, out: TextIO, err: TextIO, **more: str) -> int:
+        """Says what is wrong, to programs as JSON with ``more`` in it, and gives ``status`` back."""
+        if self["json"]:
+            write_json(out, {**more, "faults": str(fault).splitlines()})
+        else:
+            out.write(self.surrender)
+        err.write(f"claudeproxy: {fault}\n")
+        return status
+
     def read(self, environ: Mapping[str, str], folder: Path, options: Mapping[str, str] | None = None) -> Settled:
         """The settings, as the daemon would read them in this environment. Raises `SettingsError` or `Unreadable`."""
         config = None if self["config"] is None else folder / self["config"]
@@ -96,6 +106,11 @@ def write_lines(out: TextIO, lines: Iterable[str]) -> None:
     """Each on a line of its own, whatever servers and clients have put into it: no terminal takes it for an order."""
     for line in lines:
         out.write("".join(each if each.isprintable() else "?" for each in line) + "\n")
+
+
+def write_json(out: TextIO, value: Any) -> None:
+    """For programs, and for people who look at it."""
+    out.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def address_of(settings: Settings, operators: bool = False) -> str:

@@ -8,10 +8,12 @@ from attrs import frozen
 
 from claudeproxy.routing.settings import Settings
 from claudeproxy.routing.table import EXACT, FAMILIES, FAMILY, PATTERN, PICKED, ModelTable
-from claudeproxy.service.judging import SMALL
 
 #: Below this window not even the tools of Claude Code fit.
 _BARE = 16_384
+#: Claude Code compacts 13,000 tokens and one answer below the window that it is told. Of a window below this one that
+#: leaves too little: it is told of so many more, and keeps an eighth of the window for an answer (README).
+_SMALL, _MORE, _ANSWER = 100_000, 10_000, 8
 #: For a server of somebody's own, which may read a prompt for long: an hour.
 _PATIENCE_MS = 3_600_000
 #: The families that have a variable of their own.
@@ -129,11 +131,14 @@ def _window(facts: Facts, model: str) -> Iterator[Variable]:
         )
     if window:
         counted = max(window, believed)
+        small = counted < _SMALL
         why = "the window of this model" if counted == window else "client_window, as which the proxy counts"
-        yield Variable("CLAUDE_CODE_MAX_CONTEXT_TOKENS", str(counted), why)
-        if window < SMALL:
-            why = "else Claude Code keeps more room for an answer than there is, and calls the first prompt too long"
-            yield Variable("CLAUDE_CODE_MAX_OUTPUT_TOKENS", str(max(1, window // 4)), why)
+        why += f", {counted}, and {_MORE} more, because Claude Code compacts too early in a small one" if small else ""
+        yield Variable("CLAUDE_CODE_MAX_CONTEXT_TOKENS", str(counted + _MORE * small), why)
+        if small:
+            room = max(1, window // _ANSWER)
+            why = "an eighth of the window; else Claude Code keeps more of it free for an answer"
+            yield Variable("CLAUDE_CODE_MAX_OUTPUT_TOKENS", str(min(room, longest or room)), why)
         elif 0 < longest < 32_000:
             yield Variable("CLAUDE_CODE_MAX_OUTPUT_TOKENS", str(longest), "the longest answer of this model")
 

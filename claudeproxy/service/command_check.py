@@ -1,6 +1,5 @@
 """``python -m claudeproxy check``: whether the daemon could serve with these settings, and what it would serve."""
 
-import json
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from claudeproxy.backends.tokenizer import BadTokenizer
 from claudeproxy.routing.declarations import declarations
 from claudeproxy.routing.settings import BackendSettings, Settings
 from claudeproxy.routing.sources import SettingsError, Settled, options
-from claudeproxy.service.asking import NetworkCommand, here, write_lines
+from claudeproxy.service.asking import NetworkCommand, here, write_json, write_lines
 from claudeproxy.service.commands import DONE, FAILED, MISUSED
 from claudeproxy.service.judging import Judgement, judge
 from claudeproxy.service.reading import Unreadable
@@ -43,15 +42,12 @@ class Command(NetworkCommand):
             check_embedded(settled.settings)
             check_tokenizers(settled.settings)
         except (SettingsError, Unreadable, UnusableModel, BadTokenizer) as fault:
-            if self["json"]:
-                _print(out, {"settings": "bad", "faults": str(fault).splitlines()})
-            err.write(f"claudeproxy: {fault}\n")
-            return MISUSED
+            return self.fails(fault, MISUSED, out, err, settings="bad")
         surveyed = await survey(settled.settings, reactor)
         config = None if self["config"] is None else folder / self["config"]
         judgement = judge(surveyed, _exposed(config, settled))
         if self["json"]:
-            _print(out, as_json(surveyed, judgement))
+            write_json(out, as_json(surveyed, judgement))
         else:
             write_lines(out, as_text(surveyed, judgement))
         return FAILED if judgement.faults else DONE
@@ -68,10 +64,6 @@ def _exposed(config: Path | None, settled: Settled) -> str:
             if each.expects.secret and getattr(backend, each.name):
                 secrets.append(f"backends.{backend.name}.{each.name}")
     return str(config) if any(name not in settled.pinned for name in secrets) else ""
-
-
-def _print(out: TextIO, value: Any) -> None:
-    out.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def as_json(surveyed: Survey, judgement: Judgement) -> dict[str, Any]:

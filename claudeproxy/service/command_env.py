@@ -1,6 +1,5 @@
 """``python -m claudeproxy env``: the variables that start Claude Code against the proxy, as it is just now."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
@@ -13,7 +12,7 @@ from claudeproxy.backends.kindred import is_hosted
 from claudeproxy.routing.settings import BackendSettings, Settings
 from claudeproxy.routing.sources import SettingsError
 from claudeproxy.routing.table import ModelTable
-from claudeproxy.service.asking import KEY_VARIABLE, Daemon, NetworkCommand, NoAnswer, address_of, here
+from claudeproxy.service.asking import KEY_VARIABLE, Daemon, NetworkCommand, NoAnswer, address_of, here, write_json
 from claudeproxy.service.claude_env import Entries, Facts, as_shell, main_model, notes, variables
 from claudeproxy.service.commands import DONE, FAILED, MISUSED
 from claudeproxy.service.reading import Unreadable
@@ -35,6 +34,8 @@ class Command(NetworkCommand):
         ["model", "m", None, "The model to ask for, instead of the default one."],
         ["key", "k", None, f"A key of the proxy, if it wants one; better in {KEY_VARIABLE}."],
     ]
+    #: Else ``eval "$(…)" && claude`` would go on without the variables, and ask Anthropic.
+    surrender: ClassVar[str] = "false\n"
     optFlags: ClassVar[list[list[Any]]] = [["export", "e", "Print lines for a shell, as without any option."]]
 
     def postOptions(self) -> None:
@@ -46,11 +47,9 @@ class Command(NetworkCommand):
         try:
             facts = await self._facts(reactor, environ, folder)
         except (SettingsError, Unreadable, UnusableModel) as fault:
-            err.write(f"claudeproxy: {fault}\n")
-            return MISUSED
+            return self.fails(fault, MISUSED, out, err)
         except NoAnswer as fault:
-            err.write(f"claudeproxy: {fault}\n")
-            return FAILED
+            return self.fails(fault, FAILED, out, err)
         wanted = self["model"] or ""
         found, more = list(variables(facts, wanted, list(environ))), list(notes(facts, wanted))
         if self["json"]:
@@ -58,7 +57,7 @@ class Command(NetworkCommand):
                 "variables": {each.name: each.value for each in found},
                 "why": {each.name: each.why for each in found},
             }
-            out.write(json.dumps({**told, "notes": more}, indent=2, ensure_ascii=False) + "\n")
+            write_json(out, {**told, "notes": more})
         else:
             out.write("\n".join(as_shell(found, more)) + "\n")
         return DONE
@@ -76,7 +75,11 @@ class Command(NetworkCommand):
             if fault.status and fault.status != _UNAUTHENTICATED:
                 raise
             # None runs, or it does not let us in: the backends tell the same.
-            facts = evolve(facts, entries=(await survey(settings, reactor)).catalogue())
+            surveyed = await survey(settings, reactor)
+            facts = evolve(facts, entries=surveyed.catalogue())
+            problems = [each.problem for each in surveyed.findings]
+            if all(problems) and not main_model(facts, self["model"] or ""):
+                raise NoAnswer(f"{fault}; and no backend does: {problems[0]}") from None
         backend = _backend_of(main_model(facts, self["model"] or ""), settings)
         hosted = backend.provider != "local" and is_hosted(backend.base_url)
         return evolve(facts, own_server=not hosted, anthropic=hosted and backend.provider == "anthropic")

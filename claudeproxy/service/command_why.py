@@ -1,13 +1,21 @@
 """``python -m claudeproxy why``: what the flight recorder of a running daemon knows of a request, in sentences."""
 
-import json
 from typing import Any, ClassVar, TextIO
 from urllib.parse import quote
 
 from twisted.python.usage import UsageError
 
 from claudeproxy.routing.sources import SettingsError
-from claudeproxy.service.asking import KEY_VARIABLE, Daemon, NetworkCommand, NoAnswer, address_of, here, write_lines
+from claudeproxy.service.asking import (
+    KEY_VARIABLE,
+    Daemon,
+    NetworkCommand,
+    NoAnswer,
+    address_of,
+    here,
+    write_json,
+    write_lines,
+)
 from claudeproxy.service.commands import DONE, FAILED, MISUSED
 from claudeproxy.service.explaining import explained, listed
 from claudeproxy.service.reading import Unreadable
@@ -27,7 +35,7 @@ class Command(NetworkCommand):
         ["limit", None, "20", "How many are listed."],
     ]
     optFlags: ClassVar[list[list[Any]]] = [
-        ["last", "l", "The newest request."],
+        ["last", "l", "The newest request that asked for a model."],
         ["list", None, "The last requests, one a line."],
     ]
 
@@ -55,13 +63,11 @@ class Command(NetworkCommand):
             finally:
                 await daemon.close()
         except (SettingsError, Unreadable) as fault:
-            err.write(f"claudeproxy: {fault}\n")
-            return MISUSED
+            return self.fails(fault, MISUSED, out, err)
         except NoAnswer as fault:
-            err.write(f"claudeproxy: {fault}\n")
-            return FAILED
+            return self.fails(fault, FAILED, out, err)
         if self["json"]:
-            out.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+            write_json(out, found)
         else:
             write_lines(out, listed(found["data"]) if self["list"] else explained(found))
         return DONE

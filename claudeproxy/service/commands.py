@@ -28,6 +28,9 @@ class VersionAsked(Exception):
 class Command(Options):
     """One command: its options, as twistd's, and what it does."""
 
+    #: What stands on ``out`` in the place of what was asked for, where that cannot be told.
+    surrender: ClassVar[str] = ""
+
     def opt_version(self) -> None:
         """Display the version of claudeproxy and exit."""
         raise VersionAsked
@@ -76,6 +79,7 @@ def main(arguments: Sequence[str], out: TextIO = sys.stdout, err: TextIO = sys.s
         out.write(f"claudeproxy {_version()}\n")
         return DONE
     except UsageError as fault:
+        out.write(getattr(getattr(line, "subOptions", None), "surrender", ""))
         err.write(f"claudeproxy: {fault}\n")
         return MISUSED
     command: Any = line.subOptions

@@ -19,7 +19,7 @@ _SOURCES = {
     "learned": "estimated from what was learned of the model",
     "estimate": "estimated",
 }
-_OUTCOMES = {
+OUTCOMES = {
     "end_turn": "the model came to its end",
     "max_tokens": "the answer reached its longest length",
     "tool_use": "the model calls tools",
@@ -32,6 +32,16 @@ _OUTCOMES = {
     "backend_error": "the backend failed",
     "backend_unavailable": "the backend could not be reached, or was busy",
     "invalid_request": "the request cannot be served as it is",
+    "refused": "the server refused",
+    "overloaded": "the proxy answers as many requests as it may",
+    "rate_limited": "the caller has as many requests running as it may",
+    "unauthenticated": "no key that is known here was shown",
+    "forbidden": "it is not for this caller",
+    "not_found": "there is nothing of that name",
+    "wrong_method": "the path is there, but not for this method",
+    "head_too_large": "the request's head is above the limit",
+    "too_slow": "the client sent its request too slowly",
+    "too_large": "the body is above the limit",
     "internal": "a fault of claudeproxy's own; the log has the traceback",
 }
 _CACHE = {
@@ -94,7 +104,8 @@ def _asked(record: Mapping[str, Any]) -> Iterator[str]:
         *_, (role, parts) = [("", [])] + [(each["role"], each["parts"]) for each in asked["last_messages"]]
         if parts:
             kinds = ", ".join(f"{part['type']} ({part['size']})" for part in parts)
-            yield f"the last message is the {role}'s: {kinds}"
+            whose = f"the {role}'s" if role else "nobody's"
+            yield f"the last message is {whose}: {kinds}"
 
 
 def _route(record: Mapping[str, Any]) -> Iterator[str]:
@@ -135,7 +146,7 @@ def _backend(record: Mapping[str, Any]) -> Iterator[str]:
     for each in call["attempts"]:
         again, why = ("again ", f", because {each['why']}") if each["why"] else ("", "")
         answer = f"answered with {each['status']} after {_seconds(each['answered'])}" if each["status"] else "no answer"
-        sent = f"sent {again}after {_seconds(each['sent'])} to {each['address']}, {each['size']} bytes{why}"
+        sent = f"sent {again}{_moment(each['sent'])} to {each['address']}, {each['size']} bytes{why}"
         yield f"{sent}; {answer}"
     moments = [("first byte", "first_byte"), ("first token", "first_token"), ("last byte", "last_byte")]
     told = [f"{words} after {_seconds(call[name])}" for words, name in moments if call[name] is not None]
@@ -162,7 +173,8 @@ def _cache(record: Mapping[str, Any]) -> Iterator[str]:
     if cache["prefix"] == "broken":
         yield f"{cache['shared']:.0%} of it could still have been cached"
     if cache["cause"] in _CACHE:
-        told = f": {cache['cached_tokens']} of {cache['expected_tokens']} tokens" if cache["expected_tokens"] else ""
+        compared = cache["expected_tokens"] and cache["cause"] not in ("untold", "unknown")
+        told = f": {cache['cached_tokens']} of {cache['expected_tokens']} tokens" if compared else ""
         yield _CACHE[cache["cause"]] + told
 
 
@@ -176,7 +188,7 @@ def _outcome(record: Mapping[str, Any]) -> Iterator[str]:
     if record["running"]:
         yield f"still running, after {_seconds(record['seconds'])}"
         return
-    words = _OUTCOMES.get(record["outcome"], record["outcome"])
+    words = OUTCOMES.get(record["outcome"], record["outcome"])
     sent = f"{record['answer']['bytes']} bytes"
     yield f"status {record['status']} after {_seconds(record['seconds'])}, {sent}: {words}"
     error = record["answer"]["error"]
@@ -186,6 +198,11 @@ def _outcome(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _place(at: int | None) -> str:
     return "its head" if at is None else f"message {at}"
+
+
+def _moment(seconds: float) -> str:
+    """Who joined another request's answer came after its beginning."""
+    return f"after {_seconds(seconds)}" if seconds >= 0 else f"{_seconds(-seconds)} before"
 
 
 def _seconds(seconds: float | None) -> str:

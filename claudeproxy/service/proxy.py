@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import Callable, Iterable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,15 @@ from claudeproxy.backends.tokenizer import BadTokenizer
 from claudeproxy.routing.addresses import Address
 from claudeproxy.routing.conflicts import addresses
 from claudeproxy.routing.declarations import only_restart
-from claudeproxy.routing.findings import Fault
 from claudeproxy.routing.settings import Settings
 from claudeproxy.routing.sources import SettingsError, verify
 from claudeproxy.service.certificates import BadCertificate
+from claudeproxy.service.introduction import introduce
 from claudeproxy.service.listening import CannotListen, Listening
 from claudeproxy.service.observers import Logs
 from claudeproxy.service.reading import NO_FILE
-from claudeproxy.service.workshop import Workshop, check_embedded, check_tokenizers, names
+from claudeproxy.service.trace_parts import check_tracing, exporting
+from claudeproxy.service.workshop import Workshop, check_embedded, check_tokenizers
 from claudeproxy.web.admin import AdminAPI
 from claudeproxy.web.app import MessagesAPI
 from claudeproxy.web.exchange import Exchanges, Witness
@@ -38,6 +38,7 @@ from claudeproxy.web.gate import Gate
 from claudeproxy.web.limits import Terms, affordable_connections
 from claudeproxy.web.live import Live
 from claudeproxy.web.metrics import Metrics
+from claudeproxy.web.prompt import make_prompt
 from claudeproxy.web.recorder import Recorder
 from claudeproxy.web.records import RecordsAPI
 from claudeproxy.web.request_log import RequestLog
@@ -45,28 +46,6 @@ from claudeproxy.web.site import ProxySite
 
 #: What a daemon that stops gives its last error events to reach their clients, in seconds.
 FAREWELL = 1.0
-
-
-def exporting(reactor: Any, log: Logger) -> Any:
-    """What traces requests: a `service.exporting.Exporting`. Only here anything of OpenTelemetry is loaded."""
-    from claudeproxy.service.exporting import Exporting
-    from claudeproxy.web.tracing import Tracing
-
-    return Exporting(Tracing(), reactor, log)
-
-
-def check_tracing(settings: Settings) -> None:
-    """Whether requests can be traced, if they are to be. Raises `SettingsError`."""
-    if settings.tracing and not all(map(_is_there, ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"))):
-        words = "needs OpenTelemetry's SDK and its OTLP exporter: pip install 'claudeproxy[otel]'"
-        raise SettingsError([Fault("tracing", "tracing (TRACING)", words)])
-
-
-def _is_there(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def new_id() -> str:
@@ -135,7 +114,7 @@ class Proxy(Service):
         log = self._logs.logger("web")
         self._api = MessagesAPI(lambda: self._live, self._exchanges, self._reactor, log, self._new_id)
         exposition = self._api.exposition = self._exposition()
-        self._admin = AdminAPI(lambda: self._live, self._exchanges, exposition)
+        self._admin = AdminAPI(lambda: self._live, self._exchanges, exposition, log)
         self.setName("claudeproxy")
 
     def resource(self) -> Gate:
@@ -186,7 +165,7 @@ class Proxy(Service):
         for backend in self._live.backends.values():
             backend.start()
         if self._listens:
-            self._introduce()
+            introduce(self._log, self._settings, self._doors, self._admin_doors, self._live.backends.values())
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -242,6 +221,7 @@ class Proxy(Service):
         workshop, orphanage = self._workshop, self._api.orphanage
         sources = Sources(
             live=lambda: self._live,
+            running=self._exchanges.running,
             waiting=lambda: len(orphanage),
             resends=workshop.resends,
             verdicts=workshop.verdicts,
@@ -276,13 +256,16 @@ class Proxy(Service):
             (self._doors, self.resource(), "LISTEN" if self._settings.listen else "PORT or HOST"),
             (self._admin_doors, self._admin.resource(self.records()), "ADMIN_LISTEN"),
         ):
-            site = ProxySite(gate, self._longest_body, self._new_id, self._reactor, self._terms, gate.welcomes)
+            site = ProxySite(
+                gate, self._longest_body, self._exchanges.refused, self._reactor, self._terms, gate.welcomes
+            )
             try:
                 doors.listen(site, remedy)
             except CannotListen:
                 self._sites.clear()
                 Deferred.fromCoroutine(self._doors.close())
                 raise
+            make_prompt(doors.ports)
             self._sites.append(site)
 
     def _longest_body(self) -> int:
@@ -296,30 +279,6 @@ class Proxy(Service):
             settings.idle_ms / 1000,
             settings.max_connections or affordable_connections(),
         )
-
-    def _introduce(self) -> None:
-        settings = self._settings
-        for url in self.urls:
-            self._log.info("claudeproxy listens on {address}", address=url)
-        for url in self._admin_doors.urls:
-            self._log.info("operators find it on {address}", address=url)
-        self._log.info("answers come from {backends}", backends=names(self._live.backends.values()))
-        embedded = self._live.settings.backends[0].provider == "local"
-        for url in [each for each in self.urls if each.startswith("http")][:1]:
-            self._log.info(
-                "start Claude Code with: ANTHROPIC_BASE_URL={address} ANTHROPIC_API_KEY={key} "
-                "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1 claude{flags}",
-                address=url,
-                key="YOUR_KEY" if settings.keys else "none",
-                # The embedded model's window holds a conversation, but not the definitions of all of Claude Code's
-                # tools.
-                flags=' --bare --tools ""' if embedded else "",
-            )
-        need = "every request needs a key" if settings.keys else "no request needs a key, as open_to_all says"
-        for each in sorted(self._doors.found_open):
-            self._log.warn("{address} can be reached from other machines; {need}", address=each, need=need)
-        for each in sorted(self._admin_doors.found_open):
-            self._log.warn("{address}, for operators, can be reached from other machines", address=each)
 
     async def _drain(self) -> None:
         self._exchanges.draining = True

@@ -57,7 +57,18 @@ class Scribe:
                 self._write(line)
 
     def _line(self, event: LogEvent) -> bytes | None:
-        return FORMS[self.form](event)
+        try:
+            return FORMS[self.form](event)
+        except Exception as fault:  # such as a time that is none; synchronous code, so no cancellation passes here
+            return self._own_line(
+                "a line of {source} could not be written: {reason}",
+                source=safe_str(event.get("log_namespace")),
+                reason=safe_str(fault),
+            )
+
+    def _own_line(self, words: str, **fields: object) -> bytes | None:
+        ours = {"log_time": self._now(), "log_level": LogLevel.error, "log_namespace": "claudeproxy.log"}
+        return FORMS[self.form]({**ours, "log_format": words, **fields})
 
     def _write(self, line: bytes) -> None:
         try:
@@ -81,19 +92,8 @@ class Scribe:
     def _apology(self) -> bytes:
         if not self._untold:
             return b""
-        return (
-            self._line(
-                {
-                    "log_time": self._now(),
-                    "log_level": LogLevel.error,
-                    "log_namespace": "claudeproxy.log",
-                    "log_format": "{lines} lines of the log could not be written: {reason}",
-                    "lines": self._untold,
-                    "reason": self._reason,
-                }
-            )
-            or b""
-        )
+        words = "{lines} lines of the log could not be written: {reason}"
+        return self._own_line(words, lines=self._untold, reason=self._reason) or b""
 
 
 def text_line(event: LogEvent) -> bytes | None:

@@ -1,7 +1,7 @@
 """Makes backends out of settings, and keeps over a reload those whose settings stayed."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,13 +13,9 @@ from twisted.logger import Logger
 from claudeproxy.backends.chat import ChatSpeech
 from claudeproxy.backends.client import BackendClient, Target
 from claudeproxy.backends.documents import DocumentReader
-from claudeproxy.backends.embedded import EmbeddedModel
 from claudeproxy.backends.generation import Limits
 from claudeproxy.backends.gguf import PACKAGED_SAMPLING, UnusableModel, check_gguf, find_gguf
-from claudeproxy.backends.interfaces import Backend
-from claudeproxy.backends.ollama import OllamaSpeech
-from claudeproxy.backends.passing import PassThrough, Place
-from claudeproxy.backends.responses import ResponsesSpeech
+from claudeproxy.backends.interfaces import Backend, Server
 from claudeproxy.backends.speech import Speech
 from claudeproxy.backends.tally import Tally
 from claudeproxy.backends.tokenizer import TokenizerFile, read_vocabulary
@@ -119,7 +115,11 @@ class Workshop:
         place = f"{settings.name} at {settings.base_url}"
         return self._speaking(settings, place, locate, self._manner(settings, dialect))
 
+    # The ways of speaking that not every setup needs are imported where one is made: a megabyte of memory.
+
     def _passing(self, settings: BackendSettings) -> Backend:
+        from claudeproxy.backends.passing import PassThrough, Place
+
         root = settings.base_url.removesuffix("/v1")
         place = Place(root, settings.api_key, settings.credentials == "client")
         return PassThrough(
@@ -136,6 +136,8 @@ class Workshop:
         )
 
     def _embedded(self, settings: BackendSettings) -> Backend:
+        from claudeproxy.backends.embedded import EmbeddedModel
+
         gguf: Path = find_gguf(settings.gguf)
         log = self._logs.logger("embedded")
         model = EmbeddedModel(
@@ -179,7 +181,7 @@ class Workshop:
         place: str,
         locate: Callable[[], Awaitable[Target]],
         manner: Manner,
-        process: EmbeddedModel | None = None,
+        process: Server | None = None,
     ) -> Backend:
         log = self._logs.logger("backends")
         return TranslatingBackend(
@@ -210,13 +212,12 @@ def _limits(settings: BackendSettings) -> Limits:
 def _speech(settings: BackendSettings) -> Speech:
     match settings.provider:
         case "ollama":
+            from claudeproxy.backends.ollama import OllamaSpeech
+
             return OllamaSpeech(settings.num_ctx, settings.keep_alive)
         case "responses":
+            from claudeproxy.backends.responses import ResponsesSpeech
+
             return ResponsesSpeech()
         case _:
             return ChatSpeech()
-
-
-def names(backends: Iterable[Backend]) -> str:
-    """For a log line."""
-    return ", ".join(backend.describe() for backend in backends)

@@ -158,7 +158,7 @@ class AnthropicStream(StreamMachine):
         self._leave_thinking()
         if not text.isspace():
             self._release(moved_on=True)  # row 20
-        self.reply.start(self._known())
+        self._start()
         self._composer.say(text)
         if self._composer.hit is not None and not self.reply.over:
             self._finished()
@@ -192,7 +192,7 @@ class AnthropicStream(StreamMachine):
         if block is not self._thinking:
             self._leave_thinking()
             self._release(moved_on=True)
-            self.reply.start(self._known())
+            self._start()
             self._thinking = block
         return True
 
@@ -222,7 +222,7 @@ class AnthropicStream(StreamMachine):
         start = block.start
         arguments = mended(block.arguments, closing=True)
         id, name = word(start.get("id")), block.name
-        self.reply.start(self._known())
+        self._start()
         match block.kind:
             case "tool_use":
                 self._composer.call(ToolCall(id, name, arguments))

@@ -10,7 +10,6 @@ from typing import Any
 
 from attrs import define, field
 
-from claudeproxy.model.events import Usage
 from claudeproxy.model.problems import bad_gateway
 from claudeproxy.translate.failures import is_bare_error, problem_from_error
 from claudeproxy.translate.stops import CUTS, Ending, ending_of, shown_reason
@@ -21,6 +20,9 @@ from claudeproxy.wire.json import NotJSON
 
 #: The fields in which servers send reasoning; of several in one delta the first wins (row 32).
 _REASONING = ("reasoning_content", "reasoning", "thinking")
+
+#: Where a chunk may tell counts (row 44), beside its choices.
+_COUNTS = frozenset({"usage", "x_groq", "timings", "prompt_progress"})
 
 #: A JSON string, to pass over what is in it, or what servers write for a number that is none.
 _STRING_OR_NO_NUMBER = re.compile(
@@ -33,6 +35,8 @@ class ChatStream(StreamMachine):
     """`backends.generation.Machine` for Chat Completions."""
 
     _calls: ToolCalls = field(factory=ToolCalls, init=False)
+    #: There was a call, open or not.
+    _calling: bool = field(default=False, init=False)
     _finish: str = field(default="", init=False)
     _refused: bool = field(default=False, init=False)
     #: Row 54: the provider's own word for an end that the gateway calls a good one.
@@ -53,26 +57,32 @@ class ChatStream(StreamMachine):
         self._done = True
         self._finished()
 
-    def _decoded(self, data: bytes) -> Any:
+    def _mended(self, data: bytes) -> Any:
         """A rate or a count that is no number costs itself, not the answer."""
         try:
-            return super()._decoded(data)
+            return super()._mended(data)
         except NotJSON:
             numbered = _STRING_OR_NO_NUMBER.sub(_without_no_number, data)
             if numbered == data:
                 raise
-        return super()._decoded(numbered)
+        return self._decoded(numbered)
 
     def _value(self, value: dict[str, Any], name: str) -> None:
-        if name == "error" or value.get("error") or is_bare_error(value):  # rows 42, 53, 67, 76, 77, 78
+        choices = value.get("choices")
+        # Rows 42, 53, 67, 76, 77, 78. What has choices is no bare error: spared the look.
+        if name == "error" or value.get("error") or (not choices and is_bare_error(value)):
             self._fail(problem_from_error(self._expected.backend, value, 200))
             return
-        self._count(value)
-        choices = value.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
-            # Row 26: other choices are not ours. One without an index is the only one.
-            if isinstance(choice, dict) and not index_of(choice.get("index")) and not self.reply.over:
-                self._choice(choice)
+        choices = choices if isinstance(choices, list) else ()
+        if not _COUNTS.isdisjoint(value):
+            self._count(value, choices)
+        for choice in choices:
+            if isinstance(choice, dict) and not self.reply.over:
+                if "usage" in choice:
+                    self._count(value, choices)
+                index = choice.get("index")  # row 26: other choices are not ours; one without an index is the only one
+                if not index or not index_of(index):
+                    self._choice(choice)
 
     def _choice(self, choice: Mapping[str, Any]) -> None:
         delta = choice.get("delta") or choice.get("message")  # row 62
@@ -101,6 +111,7 @@ class ChatStream(StreamMachine):
                 self._parts(content)
         if "tool_calls" in delta or "function_call" in delta:
             self._composer.pieces += 1
+            self._calling = True
             self._calls.receive(delta.get("tool_calls"))
             self._calls.receive_legacy(delta.get("function_call"))
 
@@ -108,7 +119,9 @@ class ChatStream(StreamMachine):
         details = delta.get("reasoning_details")
         details = details if isinstance(details, list) else []
         for name in _REASONING:
-            thought = _text(delta.get(name))
+            thought = delta.get(name)
+            if thought and type(thought) is not str:
+                thought = _text(thought)
             if thought:
                 self._think(thought, name, details)
                 return
@@ -124,35 +137,38 @@ class ChatStream(StreamMachine):
                 self._say(_text(part))
 
     def _think(self, thought: str, name: str, details: Iterable[Any] = ()) -> None:
-        self.reply.start(self._known())
-        self._emit_calls(self._calls.complete())
+        if not self.reply.started:
+            self._start()
+        if self._calling:
+            self._emit_calls(self._calls.complete())
         self._composer.think(thought, name, details)
 
     def _say(self, text: str) -> None:
-        # Not at the first chunk, which may hold no more than a role: until here a failure can have a status.
-        self.reply.start(self._known())
-        if self._calls and not text.isspace():
+        if not self.reply.started:
+            # Not at the first chunk, which may hold no more than a role: until here a failure can have a status.
+            self._start()
+        if self._calling and self._calls and not text.isspace():
             self._emit_calls(self._calls.complete())  # row 20
         self._composer.say(text)
-        if self._composer.hit is not None and not self.reply.over:
+        if self._composer.watches and self._composer.hit is not None and not self.reply.over:
             self._finished()
 
     def _emit_calls(self, calls: Iterable[ToolCall]) -> None:
         for call in calls:
-            self.reply.start(self._known())
+            self._start()
             self._composer.call(call)
 
-    def _count(self, chunk: Mapping[str, Any]) -> None:
-        choices = chunk.get("choices")
-        for place in (chunk, chunk.get("x_groq"), *(choices if isinstance(choices, list) else ())):  # row 44
+    def _count(self, chunk: Mapping[str, Any], choices: Iterable[Any]) -> None:
+        for place in (chunk, chunk.get("x_groq"), *choices):  # row 44
             counts = place.get("usage") if isinstance(place, dict) else None
-            usage = from_chat(counts) if isinstance(counts, dict) else Usage()
-            if usage.prompt or usage.output:
-                self._usage = completed(usage, self._usage)  # row 43: the last one wins
-                break
-        if isinstance(chunk.get("timings"), dict):
+            if isinstance(counts, dict):
+                usage = from_chat(counts)
+                if usage.prompt or usage.output:
+                    self._usage = completed(usage, self._usage)  # row 43: the last one wins
+                    break
+        if "timings" in chunk and isinstance(chunk["timings"], dict):
             self._measured = from_timings(chunk["timings"])
-        elif isinstance(chunk.get("prompt_progress"), dict):
+        elif "prompt_progress" in chunk and isinstance(chunk["prompt_progress"], dict):
             self._measured = from_progress(chunk["prompt_progress"])
             self.reply.start(self._measured)  # the prompt was accepted and counted: no sooner can a message begin
 

@@ -30,6 +30,9 @@ class Composer:
     remarks: list[str] = field(factory=list, init=False)
     _stops: StopWatch = field(init=False)
     _tags: ThinkTags | None = field(init=False)
+    #: What is asked for each piece: that nothing is shown, and that there are stop sequences to watch for.
+    _silent: bool = field(init=False)
+    watches: bool = field(init=False)
     _used: set[str] = field(init=False)
     _calls: int = field(default=0, init=False)
     _has_said: bool = field(default=False, init=False)
@@ -44,6 +47,7 @@ class Composer:
     def __attrs_post_init__(self) -> None:
         expected = self._expected
         self._stops = StopWatch(expected.stop_sequences)
+        self._silent, self.watches = expected.silent, bool(expected.stop_sequences)
         self._tags = ThinkTags(expected.starts_thinking) if expected.think_tags or expected.starts_thinking else None
         self._used = set(expected.used_ids)
         self._begun = expected.begun
@@ -64,15 +68,15 @@ class Composer:
         ``details`` are OpenRouter's structured twin of the text (rows 32, 33).
         """
         self.pieces += 1
-        entries = [each for each in details if isinstance(each, dict)]
-        if self._expected.silent or self.done or not (thought or entries):
+        entries = [each for each in details if isinstance(each, dict)] if details else ()
+        if self._silent or self.done or not (thought or entries):
             return
         self._begin_thinking(field)
         for position, entry in enumerate(entries):
             self._add_detail(entry, first=position == 0)
         if not thought:
             return
-        thought = _clean(thought)
+        thought = _clean(thought) if "\0" in thought else thought
         if self._expected.hides_thinking:
             self._hidden.append(thought)
         else:
@@ -89,14 +93,19 @@ class Composer:
     def say(self, text: str) -> None:
         """More of the answer's text."""
         self.pieces += 1
-        if self._expected.silent or self.done:
+        if self._silent or (self.watches and self.hit is not None) or self.reply.over:
             return
         self._has_said = True
-        text = self._without_prefill(_clean(text))
+        text = _clean(text) if "\0" in text else text
+        if self._begun:
+            text = self._without_prefill(text)
         if self._tags is None:
-            self._watch(text)
+            if self.watches or not text or not self.reply.more_text(text):
+                self._watch(text)
             return
         thought, text = self._tags.receive(text)
+        if self._tags.settled:
+            self._tags = None
         if thought:
             self._think_in_tags(thought)
         self._watch(text)
@@ -149,8 +158,6 @@ class Composer:
 
     def _without_prefill(self, text: str) -> str:
         """Some servers repeat the answer's beginning that the client wrote (row 60)."""
-        if not self._begun:
-            return text
         self._repeated += text
         if self._begun.startswith(self._repeated):
             return ""  # as far as can be seen, a repetition
@@ -170,7 +177,8 @@ class Composer:
             self._show(rest)
 
     def _watch(self, text: str) -> None:
-        text = self._stops.receive(text) if text else ""
+        if text and self.watches:
+            text = self._stops.receive(text)
         if text:
             self._show(text)
 

@@ -50,6 +50,8 @@ class State(Enum):
     OVER = auto()
 
 
+_NEW, _BETWEEN, _IN_BLOCK, _ENDING, _OVER = State
+
 #: Which deltas a block takes; a block type that is not here takes none.
 _DELTAS: dict[str, tuple[type, ...]] = {
     "text": (TextDelta,),
@@ -72,27 +74,31 @@ class EventMachine:
         """Moves on if ``event`` is legal here; else raises and stays where it was."""
         kind = type(event)
         state = self.state
-        if state is State.IN_BLOCK and kind in self._deltas:
-            self._delta(event)
-        elif state is State.OVER:
+        if state is _IN_BLOCK and kind in self._deltas:
+            if event.index != self._next_index:  # type: ignore[union-attr]
+                raise self._illegal(event)
+            if kind is SignatureDelta:
+                self._awaits_signature = False
+                self._deltas = ()
+        elif state is _OVER:
             raise self._illegal(event)
         elif kind is Ping:
             return
         elif kind is Failed:
-            self.state = State.OVER
-        elif state is State.NEW and kind is MessageStart:
-            self.state = State.BETWEEN
-        elif state is State.BETWEEN and isinstance(event, BlockStart) and event.index == self._next_index:
+            self.state = _OVER
+        elif state is _NEW and kind is MessageStart:
+            self.state = _BETWEEN
+        elif state is _BETWEEN and isinstance(event, BlockStart) and event.index == self._next_index:
             self._open(event)
-        elif state is State.IN_BLOCK and isinstance(event, BlockStop) and event.index == self._next_index:
+        elif state is _IN_BLOCK and isinstance(event, BlockStop) and event.index == self._next_index:
             if self._awaits_signature:
                 raise self._illegal(event)
             self._next_index += 1
-            self.state = State.BETWEEN
-        elif state is State.BETWEEN and kind is MessageDelta:
-            self.state = State.ENDING
-        elif state is State.ENDING and kind is MessageStop:
-            self.state = State.OVER
+            self.state = _BETWEEN
+        elif state is _BETWEEN and kind is MessageDelta:
+            self.state = _ENDING
+        elif state is _ENDING and kind is MessageStop:
+            self.state = _OVER
         else:
             raise self._illegal(event)
 
@@ -100,14 +106,7 @@ class EventMachine:
         kind = event.block.get("type", "")
         self._deltas = _DELTAS.get(kind, ())
         self._awaits_signature = kind == "thinking"
-        self.state = State.IN_BLOCK
-
-    def _delta(self, event: Event) -> None:
-        if event.index != self._next_index:  # type: ignore[union-attr]
-            raise self._illegal(event)
-        if type(event) is SignatureDelta:
-            self._awaits_signature = False
-            self._deltas = ()
+        self.state = _IN_BLOCK
 
     def _illegal(self, event: Event) -> IllegalEvent:
         # Only the kind: an event's content may be somebody's conversation, and this text reaches the log.

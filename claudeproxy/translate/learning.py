@@ -94,12 +94,15 @@ class _Model:
     #: Counts in a row that were not believed.
     oddities: int = 0
 
-    def believes(self, vector: _Vector, off: float, noise: float, whole: float) -> bool:
-        doubt = max(0.0, _sum(vector, [_sum(row, vector) for row in self.spread]))
+    def shares(self, vector: _Vector) -> list[float]:
+        """How much each weight's error has to do with the sum's."""
+        return [_sum(row, vector) for row in self.spread]
+
+    def believes(self, vector: _Vector, shares: list[float], off: float, noise: float, whole: float) -> bool:
+        doubt = max(0.0, _sum(shares, vector))
         return abs(off) <= max(_FAR * sqrt(noise * noise + doubt), _BELIEVED * whole + _BELIEVED_TOKENS)
 
-    def correct(self, vector: _Vector, tokens: int, noise: float) -> None:
-        shares = [_sum(row, vector) for row in self.spread]
+    def correct(self, vector: _Vector, shares: list[float], tokens: int, noise: float) -> None:
         off, doubt = tokens - _sum(self.weights, vector), max(0.0, _sum(shares, vector))
         # What is far off teaches little: other things than text may be behind it.
         total = max(doubt + noise * noise, doubt + (off / _FAR) ** 2)
@@ -144,7 +147,8 @@ class Learned:
         added, more = _less(vector, counted), tokens - before
         expected = _sum(known.weights, added)
         noise = _NOISE + part * abs(expected)
-        if known.believes(added, more - expected, noise, before + expected):
+        shares = known.shares(added)
+        if known.believes(added, shares, more - expected, noise, before + expected):
             known.oddities = 0
         else:
             known.oddities += 1
@@ -154,7 +158,8 @@ class Learned:
             known = _Model()
             self._forget(key)
             added, more, noise = vector, tokens, _NOISE + _NOISE_OF_WHOLE * tokens
-        known.correct(added, more, noise)
+            shares = known.shares(added)
+        known.correct(added, shares, more, noise)
         self._keep(key, known)
         if size.trail:
             self._beginnings[key, size.trail[-1]] = vector, tokens

@@ -43,10 +43,10 @@ class OllamaStream(StreamMachine):
     def _message(self, message: Mapping[str, Any]) -> None:
         thought, text = message.get("thinking"), message.get("content")
         if isinstance(thought, str) and thought:
-            self.reply.start(self._known())
+            self._start()
             self._composer.think(thought, "thinking")
         if isinstance(text, str) and text:
-            self.reply.start(self._known())
+            self._start()
             self._composer.say(text)
             if self._composer.hit is not None:
                 self._finished("stop")
@@ -54,7 +54,7 @@ class OllamaStream(StreamMachine):
         calls = message.get("tool_calls")
         for call in calls if isinstance(calls, list) else ():
             if isinstance(call, dict) and not self.reply.over:
-                self.reply.start(self._known())
+                self._start()
                 self._composer.call(_call(call))
 
     def _finished(self, reason: str) -> None:
@@ -64,7 +64,7 @@ class OllamaStream(StreamMachine):
         if ending is None:
             self.remarks.append(f"the answer ended for a reason that is not known: {shown_reason(reason)}")
         if reason in _NOTHING_SAID and not (self.spoken or self._expected.silent):
-            self.reply.start(self._known())
+            self._start()
             self.reply.text("")
         self._conclude(ending)
 

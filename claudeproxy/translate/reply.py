@@ -17,7 +17,7 @@ from claudeproxy.model.events import (
     Usage,
 )
 from claudeproxy.model.problems import Problem
-from claudeproxy.translate.grammar import EventMachine, State
+from claudeproxy.translate.grammar import EventMachine
 from claudeproxy.translate.signatures import ALIVE
 
 #: PROTOCOL row 71 and the decision above the rows: no delta of ours is larger, in bytes of JSON text.
@@ -41,18 +41,12 @@ class Reply:
     _events: list[Event] = field(factory=list, init=False)
     _open: str = field(default="", init=False)
     _index: int = field(default=0, init=False)
+    #: Whether message_start is out.
+    started: bool = field(default=False, init=False)
+    #: Whether the last event is out.
+    over: bool = field(default=False, init=False)
     #: The kinds of the blocks so far, in order; "" for one that holds nothing but signs of life.
     kinds: list[str] = field(factory=list, init=False)
-
-    @property
-    def started(self) -> bool:
-        """Whether message_start is out."""
-        return self._grammar.state is not State.NEW
-
-    @property
-    def over(self) -> bool:
-        """Whether the last event is out."""
-        return self._grammar.state is State.OVER
 
     def take(self) -> list[Event]:
         """The events since the last call."""
@@ -63,6 +57,7 @@ class Reply:
         """Opens the message, unless it is open."""
         if not self.started:
             self._add(MessageStart(self.id, self.model, usage))
+            self.started = True
 
     def keep_alive(self, thinks: bool) -> None:
         """An empty piece of the open block, which every client takes for a sign of life (CLIENTS.md). Where none is
@@ -82,10 +77,21 @@ class Reply:
         self.kinds[-1] = "text"
         self._add(TextDelta(self._index, text))
 
+    def more_text(self, text: str) -> bool:
+        """The same, if the open block is one of text that has content already; else does nothing and says so."""
+        if self._open != "text" or self.kinds[-1] != "text":
+            return False
+        event = TextDelta(self._index, text)
+        self._grammar.admit(event)
+        self._events.append(event)
+        return True
+
     def thinking(self, thinking: str) -> None:
         """More of what the model thinks."""
         self.open_thinking()
-        self._add(ThinkingDelta(self._index, thinking))
+        event = ThinkingDelta(self._index, thinking)
+        self._grammar.admit(event)
+        self._events.append(event)
 
     def open_thinking(self) -> None:
         """A thinking block, even if none of its text is shown."""
@@ -132,11 +138,13 @@ class Reply:
         details = {"type": "refusal", "category": None, "explanation": None} if refusal else None
         self._add(MessageDelta(reason, usage, stop_sequence, details))
         self._add(MessageStop())
+        self.over = True
 
     def fail(self, problem: Problem) -> None:
         """The answer will not become whole; the open block stays open, so that nobody takes it for complete."""
         if not self.over:
             self._add(Failed(problem))
+            self.started = self.over = True
 
     def _begin(self, block: dict[str, object]) -> None:
         self.close_block()

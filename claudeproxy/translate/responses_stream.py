@@ -132,7 +132,7 @@ class ResponsesStream(StreamMachine):
             said = "\n\n" + said
         item.heard, item.part = kind, part
         self._settle_doubt()
-        self.reply.start(self._known())
+        self._start()
         self._thought.append(said)
         self._composer.think(said, SIGNED)
 
@@ -154,7 +154,7 @@ class ResponsesStream(StreamMachine):
         if texts and "".join(each["text"] for each in texts) != shown:  # what the block shows need not be said twice
             data["content"] = texts
         self._settle_doubt()
-        self.reply.start(self._known())
+        self._start()
         self._composer.conclude_thinking(Reasoning(SIGNED, data))
         self._thought.clear()
 
@@ -172,7 +172,7 @@ class ResponsesStream(StreamMachine):
             self._doubtful = call
 
     def _call(self, call: ToolCall) -> None:
-        self.reply.start(self._known())
+        self._start()
         self._composer.call(evolve(call, arguments=mended(call.arguments, closing=True)))
 
     def _settle_doubt(self) -> None:
@@ -184,7 +184,7 @@ class ResponsesStream(StreamMachine):
     def _say(self, text: str) -> None:
         if not text or self.reply.over:
             return
-        self.reply.start(self._known())
+        self._start()
         if not text.isspace():
             self._settle_doubt()
         self._composer.say(text)

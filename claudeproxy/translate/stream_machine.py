@@ -86,7 +86,7 @@ class StreamMachine:
 
     def begin(self) -> list[Event]:
         """Opens the message before the backend said anything."""
-        self.reply.start(self._known())
+        self._start()
         return self.reply.take()
 
     def receive(self, data: bytes) -> list[Event]:
@@ -106,7 +106,7 @@ class StreamMachine:
     def keep_alive(self) -> list[Event]:
         """A sign of life while there is nothing to say; none once the backend named the end."""
         if not self.settled:
-            self.reply.start(self._known())
+            self._start()
             self.reply.keep_alive(self._expected.thinks)
         return self.reply.take()
 
@@ -137,12 +137,18 @@ class StreamMachine:
             self._fail(problem_from_text(self._expected.backend, rejected))
 
     def _take(self, found: Iterable[Any]) -> None:
+        reply = self.reply
         for each in found:
-            if isinstance(each, ServerSentEvent):
-                self._event(each)
-            else:
+            if type(each) is not ServerSentEvent:
                 self._heard(each, "")
-            if self.reply.over:
+            else:
+                try:
+                    value = decode(each.data)
+                except NotJSON:
+                    self._event(each)
+                else:
+                    self._heard(value, each.name)
+            if reply.over:
                 return
             self._last = each
 
@@ -193,9 +199,12 @@ class StreamMachine:
         try:
             return decode(data)
         except NotJSON:
-            healed = data.decode("utf-8", "replace").encode()
-            if healed == data:
-                raise
+            return self._mended(data)
+
+    def _mended(self, data: bytes) -> Any:
+        healed = data.decode("utf-8", "replace").encode()
+        if healed == data:
+            raise NotJSON("not even with its broken bytes replaced")
         value = decode(healed)
         if _BROKEN not in self.remarks:
             self.remarks.append(_BROKEN)
@@ -215,6 +224,11 @@ class StreamMachine:
         """What follows from ``[DONE]``: nothing where the dialect has another end."""
 
     # ---- counts and ends
+
+    def _start(self) -> None:
+        """Opens the message, unless it is open."""
+        if not self.reply.started:
+            self.reply.start(self._known())
 
     def _known(self) -> Usage:
         """The best counts so far; a prompt is never told to be 0 tokens long (row 45, PROTOCOL 7.7.4)."""
@@ -246,7 +260,7 @@ class StreamMachine:
             self.remarks.append("a tool call was cut off by a filter and dropped")
             cut_calls = ()
         if self.spoken or cut_calls:
-            self.reply.start(self._known())
+            self._start()
         self._composer.close(cut_calls)
         usage, kinds = self._known(), self.reply.kinds
         if self._expected.demanded and "tool_use" not in kinds:

@@ -15,12 +15,13 @@ class ThinkTags:
 
     #: The template wrote the opening tag into the prompt, so that the answer begins with thinking.
     inside: bool = False
-    _settled: bool = field(default=False, init=False)
+    #: From now on all is text, and nothing is held back.
+    settled: bool = field(default=False, init=False)
     _held: str = field(default="", init=False)
 
     def receive(self, text: str) -> tuple[str, str]:
         """The thinking and the text that are certain now, in this order."""
-        if self._settled:
+        if self.settled:
             return "", text
         text = self._held + text
         self._held = ""
@@ -33,7 +34,7 @@ class ThinkTags:
         if _OPEN.startswith(start):  # also when it is blank so far
             self._held = text
             return "", ""
-        self._settled = True
+        self.settled = True
         return "", text
 
     def close(self) -> tuple[str, str]:
@@ -44,7 +45,7 @@ class ThinkTags:
     def _inside(self, text: str) -> tuple[str, str]:
         thinking, tag, rest = text.partition(_CLOSE)
         if tag:
-            self._settled, self.inside = True, False
+            self.settled, self.inside = True, False
             return thinking, rest.lstrip("\n")
         keep = next((n for n in range(min(len(_CLOSE) - 1, len(text)), 0, -1) if text.endswith(_CLOSE[:n])), 0)
         self._held = text[len(text) - keep :]

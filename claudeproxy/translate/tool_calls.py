@@ -211,6 +211,8 @@ class ToolCalls:
 
 def index_of(value: Any) -> int | None:
     """An index as servers write it: 0, 0.0 or "0"; None for what is none."""
+    if type(value) is int:
+        return value
     if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value):
         return int(value)
     if isinstance(value, float) and value.is_integer():

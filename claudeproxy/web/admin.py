@@ -1,18 +1,18 @@
 """What operators and their monitors ask, on a listener of its own (`admin_listen`), where nobody needs a key."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from attrs import define, field
 from klein import Klein
+from twisted.logger import Logger
 from twisted.web.http import Request
 from twisted.web.resource import IResource
-from werkzeug.exceptions import HTTPException, NotFound
+from werkzeug.exceptions import NotFound
 
-from claudeproxy.model.problems import not_found
-from claudeproxy.web.answers import answer_problem
 from claudeproxy.web.exchange import Exchanges
 from claudeproxy.web.exposition import Exposition
+from claudeproxy.web.faults import Faults, answer_faults, unless_gone
 from claudeproxy.web.gate import Gate
 from claudeproxy.web.health import Health
 from claudeproxy.web.live import Live
@@ -27,9 +27,12 @@ class AdminAPI:
     _live: Callable[[], Live]
     _exchanges: Exchanges
     _exposition: Exposition
+    _log: Logger
+    faults: Faults = field(init=False)
     _health: Health = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.faults = Faults(self._exchanges, self._log)
         self._health = Health(self._live, self._exchanges)
 
     def resource(self, records: IResource) -> Gate:
@@ -46,14 +49,10 @@ class AdminAPI:
         return self._health.is_ready(request)
 
     @app.route("/metrics", methods=["GET"])
+    @unless_gone
     async def metrics(self, request: Request) -> bytes:
         if self._live().settings.metrics == "off":
             raise NotFound
         return await self._exposition.answer(request)
 
-    @app.handle_errors(HTTPException)
-    def unroutable(self, request: Any, failure: Any) -> bytes:
-        exchange = self._exchanges.of(request)
-        problem = not_found(f"There is nothing for operators at {exchange.path}")
-        exchange.outcome = problem.outcome
-        return answer_problem(request, problem, exchange.id)
+    answer_faults(app)

@@ -13,7 +13,7 @@ from claudeproxy.translate.message import MessageAssembly
 from claudeproxy.translate.usage import scaled
 from claudeproxy.web.exchange import Exchange
 from claudeproxy.web.tape import Tape
-from claudeproxy.wire.events import problem_json, stream_bytes
+from claudeproxy.wire.events import encode_event, problem_json, stream_bytes
 from claudeproxy.wire.json import encode
 
 _LAST = (MessageStop, Failed)
@@ -112,6 +112,10 @@ class StreamAnswer:
     _written: float = field(default=0.0, init=False)
     #: When the model last let hear of itself.
     _heard: float = field(default=0.0, init=False)
+    #: The log knows of the first token.
+    _noted: bool = field(default=False, init=False)
+    #: The last event is out, or nobody is there to hear it.
+    _over: bool = field(default=False, init=False)
     _timer: IDelayedCall | None = field(default=None, init=False)
     _refused: Problem | None = field(default=None, init=False)
     _done: Deferred[None] = field(init=False)
@@ -121,26 +125,32 @@ class StreamAnswer:
         self._done = Deferred(lambda _: self._abandon())
 
     def deliver(self, events: list[Event]) -> None:
-        if self._done.called or not events:
+        if self._over or not events:
             return
         now = self._clock.seconds()
-        _note(self._exchange, events, self._tape, now)
+        last = events[-1]
+        ends = isinstance(last, _LAST)
+        if ends or not self._noted:
+            _note(self._exchange, events, self._tape, now)
+            self._noted = self._exchange.first_token is not None
         if not self._committed:
-            last = events[-1]
             if isinstance(last, Failed):
                 self._refused = last.problem
                 self._finish()
                 return
             self._commit()
-        self._request.write(stream_bytes(_told(events, self.scale), self._exchange.id))
+        if self.scale != 1.0:
+            events = _told(events, self.scale)
+        id = self._exchange.id if ends else ""  # only failures say it
+        self._request.write(encode_event(last, id) if len(events) == 1 else stream_bytes(events, id))
         self._written = now
-        if any(map(tells, events)):
+        if tells(last) or any(map(tells, events)):
             self._heard = now
-        if isinstance(events[-1], _LAST):
+        if ends:
             self._finish()
 
     async def carry(self, tape: Tape) -> bytes | None:
-        if not self._done.called:
+        if not self._over:
             self._tape = tape
             self._exchange.stop = lambda: tape.fail(_STOPPING)
             if not self._committed:
@@ -178,7 +188,7 @@ class StreamAnswer:
             if self._tape is None or not self._tape.paused:
                 # A client that does not read gets no signs of life either: they would pile up.
                 self._show_life(self._clock.seconds())
-        if not self._done.called:
+        if not self._over:
             self._timer = self._clock.callLater(self._times.quiet - silent, self._break_silence)
 
     def _show_life(self, now: float) -> None:
@@ -187,12 +197,13 @@ class StreamAnswer:
             self._tape.keep_alive()
         if self._written != before:
             self._exchange.signs_of_life += 1
-        elif not self._done.called:
+        elif not self._over:
             self._exchange.pings += 1
             self._request.write(stream_bytes([Ping()]))
             self._written = now
 
     def _finish(self) -> None:
+        self._over = True
         self._stop_timer()
         self._exchange.stop = None
         if self._committed and self._tape is not None:
@@ -201,6 +212,7 @@ class StreamAnswer:
 
     def _abandon(self) -> None:
         """The client is gone; its connection has forgotten the producer by itself (STYLE P14)."""
+        self._over = True
         self._stop_timer()
         self._exchange.stop = None
         if self._tape is not None:

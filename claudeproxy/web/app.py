@@ -8,31 +8,29 @@ from typing import Any, ClassVar
 
 from attrs import define, field
 from klein import Klein
-from twisted.internet.defer import CancelledError, Deferred, gatherResults, succeed
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger, LogLevel
-from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.resource import IResource
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from claudeproxy.backends.client import leave_unread
-from claudeproxy.backends.discretion import discreet
 from claudeproxy.backends.interfaces import Backend, Call, Forwarder, Letter
 from claudeproxy.backends.tally import EXACT
 from claudeproxy.model.anthropic import MessagesRequest
-from claudeproxy.model.problems import Problem, Refusal, from_status, internal, not_found, wrong_method
+from claudeproxy.model.problems import Refusal, not_found
 from claudeproxy.routing.sessions import kin_of
 from claudeproxy.routing.table import Route
 from claudeproxy.translate.window import Fit
-from claudeproxy.web.answers import Answer, StreamAnswer, Times, WholeAnswer, answer_json, answer_problem
+from claudeproxy.web.answers import Answer, StreamAnswer, Times, WholeAnswer, answer_json
 from claudeproxy.web.bodies import letter_of
 from claudeproxy.web.exchange import Exchange, Exchanges, printable
 from claudeproxy.web.exposition import Exposition
+from claudeproxy.web.faults import Faults, answer_faults, unless_gone
 from claudeproxy.web.gate import Gate, every_credential, header, text
 from claudeproxy.web.guard import own_keys
 from claudeproxy.web.health import Health
-from claudeproxy.web.late import unless_gone
 from claudeproxy.web.live import Live
 from claudeproxy.web.models import catalogue, page
 from claudeproxy.web.relay import Relay
@@ -61,12 +59,14 @@ class MessagesAPI:
     exposition: Exposition | None = field(default=None, init=False)
     #: The answers that wait for their clients to come back.
     orphanage: Orphanage = field(init=False)
+    faults: Faults = field(init=False)
     _health: Health = field(init=False)
     #: What was told of already: backend and losses.
     _told: set[tuple[str, str, str]] = field(factory=set, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.orphanage = Orphanage(self._clock)
+        self.faults = Faults(self._exchanges, self._log)
         self._health = Health(self._live, self._exchanges)
 
     def resource(self, admin: IResource | None = None) -> Gate:
@@ -171,53 +171,7 @@ class MessagesAPI:
         """Claude Code warms its connection up here, with HEAD."""
         return answer_json(request, {"service": "claudeproxy"})
 
-    @app.handle_errors(Refusal)
-    def refused(self, request: Any, failure: Failure) -> bytes | None:
-        if not self._exchanges.has(request):
-            return None  # its client is gone
-        refusal: Any = failure.value
-        return self._problem(request, refusal.problem)
-
-    @app.handle_errors(HTTPException)
-    def unroutable(self, request: Any, failure: Failure) -> bytes:
-        where = request.path.decode("utf-8", "replace")
-        match failure.value:
-            case MethodNotAllowed(valid_methods=methods):
-                request.setHeader("allow", ", ".join(sorted(methods or ())))
-                return self._problem(request, wrong_method(f"{request.method.decode()} is not allowed on {where}"))
-            case HTTPException(code=int(code)) if code != 404:
-                return self._problem(request, from_status(code, f"{where}: {failure.getErrorMessage()}"))
-        return self._problem(request, not_found(f"There is nothing at {where}"))
-
-    @app.handle_errors(CancelledError)
-    def gone(self, request: Any, failure: Failure) -> None:
-        """The client is: nobody is there to answer."""
-
-    @app.handle_errors(Exception)
-    def broken(self, request: Any, failure: Failure) -> bytes | None:
-        exchange = self._exchanges.of(request)
-        if not self.serves(request):
-            self.tell_late(request, discreet(failure))
-            return None
-        self._log.failure("{request_id} failed", failure=discreet(failure), **exchange.told)
-        if request.startedWriting:
-            request.loseConnection()  # a stream that is cut is an error to every client; a clean end would not be
-            return None
-        return self._problem(request, internal(exchange.id))
-
-    def serves(self, request: Request) -> bool:
-        """Whether its client is still there."""
-        return self._exchanges.has(request)
-
-    def tell_late(self, request: Request, failure: Failure) -> None:
-        """To the log, as there is nobody else."""
-        told = self._exchanges.of(request).told
-        self._log.failure("{request_id} failed after its client had gone", failure=failure, **told)
-
-    def _problem(self, request: Request, problem: Problem) -> bytes:
-        exchange = self._exchanges.of(request)
-        exchange.fails(problem)
-        return answer_problem(request, problem, exchange.id)
+    answer_faults(app)
 
     def _answer(self, request: Request, exchange: Exchange, asked: MessagesRequest, live: Live) -> Answer:
         settings = live.settings

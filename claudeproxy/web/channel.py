@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import RESPONSES, HTTPChannel
 
 from claudeproxy.model.problems import Problem, head_too_large, invalid_request, too_slow
+from claudeproxy.web.exchange import host_of
 from claudeproxy.web.limits import Terms
 from claudeproxy.wire.events import problem_json
 from claudeproxy.wire.json import encode
@@ -65,7 +66,8 @@ class TimedChannel(HTTPChannel):
         """Answers without a request, and then closes."""
         if self._phase in (Phase.REFUSED, Phase.CLOSING):
             return
-        request_id = f"req_{self.site.new_id()}"
+        assert self.transport is not None
+        request_id = self.site.refused(host_of(self.transport.getPeer()), problem)
         body = encode(problem_json(problem, request_id))
         retry = b"" if problem.retry_after is None else b"Retry-After: %d\r\n" % problem.retry_after
         head = (
@@ -73,7 +75,6 @@ class TimedChannel(HTTPChannel):
             b"request-id: %b\r\n%bConnection: close\r\n\r\n"
         )
         reason = RESPONSES.get(problem.status, b"Error")
-        assert self.transport is not None
         self.transport.write(head % (problem.status, reason, len(body), request_id.encode(), retry) + body)
         self._buffer = b""
         self.dataReceived = lambda data: None  # type: ignore[method-assign]

@@ -1,6 +1,6 @@
 """One request and its answer, and those who want to know of it (STYLE P19)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -14,6 +14,7 @@ from claudeproxy.model.events import Usage
 from claudeproxy.model.problems import Problem
 from claudeproxy.routing.sessions import Turn
 from claudeproxy.web.limits import Crowd
+from claudeproxy.web.rules import UNMATCHED
 
 
 @define(eq=False)
@@ -28,13 +29,13 @@ class Exchange:
     session: str
     agent: str
     request_class: str
+    #: The rule that its path fits, as `web.rules` tells it; never the path itself.
+    route: str
     #: When it came and when it left, in the clock's seconds; which may be long after one another.
     began: float
     ended: float = 0.0
     #: The HTTP status; 499, other servers' word for it, for a client that left before it was answered.
     status: int = 0
-    #: The rule that its path fits, as `web.rules` tells it; never the path itself.
-    route: str = "unmatched"
     #: The name of the key that it showed, never the key; "" where none is asked for.
     key: str = ""
     #: How often the client says that it has sent the request before.
@@ -109,7 +110,8 @@ class Witness(Protocol):
         """A request came in; what the client said of itself is known, and nothing else."""
 
     def left(self, exchange: Exchange) -> None:
-        """Its client has its answer, or is gone; nothing will change any more."""
+        """Its client has its answer, or is gone; nothing will change any more. Also of one that never entered, because
+        it did not become a request."""
 
 
 @define(eq=False)
@@ -130,18 +132,18 @@ class Exchanges:
     #: Set once its time for that is over: new requests are turned away.
     closed: bool = False
 
-    def enter(self, request: Request) -> Exchange:
-        """A request came in; it leaves by itself when it ends, however it does."""
-        address = request.getClientAddress()
+    def enter(self, request: Request, route: str) -> Exchange:
+        """A request for ``route`` came in; it leaves by itself when it ends, however it does."""
         request_id = "req_" + self._new_id()
         exchange = Exchange(
             id=request_id,
             method=printable(request.method),
             path=printable(request.uri.partition(b"?")[0]),
-            client=getattr(address, "host", None) or "local",
+            client=host_of(request.getClientAddress()),
             session=printable(request.getHeader(b"x-claude-code-session-id") or b""),
             agent=printable(request.getHeader(b"x-claude-code-agent-id") or b""),
             request_class=printable(request.getHeader(b"x-claude-code-request-class") or b""),
+            route=route,
             began=self._clock.seconds(),
             repetition=_count(request.getHeader(b"x-stainless-retry-count")),
             journey=Journey(request_id),
@@ -152,6 +154,16 @@ class Exchanges:
         request.notifyFinish().addBoth(self._leave, request)
         return exchange
 
+    def refused(self, client: str, problem: Problem) -> str:
+        """Somebody is turned away who has not made a whole request: the witnesses hear of it, and the id that its
+        answer gets is in the log, too."""
+        now = self._clock.seconds()
+        exchange = Exchange(f"req_{self._new_id()}", "-", "-", client, "", "", "", UNMATCHED, now, now, problem.status)
+        exchange.fails(problem)
+        for witness in self._witnesses:
+            witness.left(exchange)
+        return exchange.id
+
     def of(self, request: Request) -> Exchange:
         """The exchange of a request that entered, whether or not it has left."""
         return self._known[request]
@@ -159,6 +171,10 @@ class Exchanges:
     def has(self, request: Request) -> bool:
         """Whether the request has not left yet: its client may go away at any moment."""
         return request in self._running
+
+    def running(self) -> Iterable[Exchange]:
+        """Those that have not left."""
+        return self._running.values()
 
     def finished(self) -> Deferred[None]:
         """Fires once all that run just now have ended; what comes later is not waited for."""
@@ -196,6 +212,11 @@ class Exchanges:
                     done.callback(None)
 
 
+def host_of(address: Any) -> str:
+    """Of a client's address; a unix socket has none."""
+    return getattr(address, "host", None) or "local"
+
+
 def _count(header: bytes | None) -> int:
     return int(header) if header and header.isdigit() and len(header) < 4 else 0
 
@@ -203,4 +224,6 @@ def _count(header: bytes | None) -> int:
 def printable(data: bytes | str, spaces: bool = False) -> str:
     """What a client sent, fit for a line of a log; with ``spaces``, not for a single field of it."""
     text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
+    if len(text) <= 200 and text.isprintable() and (spaces or " " not in text):
+        return text
     return "".join(c if c.isprintable() and (spaces or c != " ") else "?" for c in text[:200])

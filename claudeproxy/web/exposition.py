@@ -21,6 +21,7 @@ from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
+from claudeproxy.web.exchange import Exchange
 from claudeproxy.web.live import Live
 from claudeproxy.web.metrics import Labels, Metrics, Spreads, Totals
 
@@ -91,6 +92,8 @@ class Sources:
     """What others count, asked for when it is shown."""
 
     live: Callable[[], Live]
+    #: Requests that have not left.
+    running: Callable[[], Iterable[Exchange]]
     #: Answers that wait for their clients.
     waiting: Callable[[], int]
     #: By backend.
@@ -165,7 +168,7 @@ class Exposition:
         for name in backends:
             flying.add((name,), 0)
             streaming.add((name,), 0)
-        for exchange in metrics.open:
+        for exchange in sources.running():
             flying.add((exchange.backend,))
             if exchange.streams and exchange.stop is not None:
                 streaming.add((exchange.backend,))

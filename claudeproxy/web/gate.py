@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterator
 from itertools import zip_longest
-from typing import Any, ClassVar
+from typing import Any
 
 from klein import Klein
 from twisted.internet.address import UNIXAddress
@@ -17,7 +17,7 @@ from claudeproxy.web.bodies import plain_path
 from claudeproxy.web.exchange import Exchange, Exchanges, printable
 from claudeproxy.web.guard import check_host, check_key, check_one_host, check_origin
 from claudeproxy.web.live import Live
-from claudeproxy.web.rules import Rules
+from claudeproxy.web.rules import ADMIN, SIGNS_OF_LIFE, Rules
 
 #: What is below this path costs nothing, and is not counted.
 _MODELS = b"/v1/models"
@@ -28,8 +28,6 @@ class Gate(Resource):
     own. Where no key is needed, nobody is counted either."""
 
     isLeaf = True
-    #: Asked for by monitors and warm-ups that have no key.
-    _open: ClassVar[frozenset[bytes]] = frozenset({b"/health", b"/health/ready", b"/", b"/api/hello"})
 
     def __init__(
         self,
@@ -48,12 +46,13 @@ class Gate(Resource):
         self._needs_key = needs_key
 
     def render(self, request: Any) -> Any:
-        exchange = self._exchanges.enter(request)
-        request.setHeader("request-id", exchange.id)
         request.postpath = plain_path(request.postpath)
-        exchange.route = self._rules.rule(text(b"/" + b"/".join(request.postpath)))
-        if self._admin is not None and request.postpath[:1] == [b"admin"]:
-            return self._admin.render(request)
+        admin = self._admin if request.postpath[:1] == [b"admin"] else None
+        route = self._rules.rule(text(b"/" + b"/".join(request.postpath))) if admin is None else ADMIN
+        exchange = self._exchanges.enter(request, route)
+        request.setHeader("request-id", exchange.id)
+        if admin is not None:
+            return admin.render(request)
         problem = self._check(request, exchange)
         if problem is None:
             return self._inner.render(request)
@@ -74,7 +73,7 @@ class Gate(Resource):
         live = self._live()
         path = b"/" + b"/".join(request.postpath)
         problem = check_page(request, live)
-        if problem is None and self._needs_key and path not in self._open:
+        if problem is None and self._needs_key and exchange.route not in SIGNS_OF_LIFE:
             key = key_of(request, live.settings)
             if isinstance(key, Problem):
                 return key

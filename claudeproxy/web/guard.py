@@ -1,6 +1,7 @@
 """Who may ask at all: pure decisions about a request's Host, Origin and key."""
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -66,6 +67,7 @@ def _given(api_key: str | None, authorization: str | None) -> list[bytes]:
     return [header.encode() for header in (api_key, _bearer(authorization)) if header]
 
 
+@lru_cache(256)
 def _name_of(host: str) -> str:
     if "@" in host or "\\" in host:
         return host  # which no Host may have; who it names, readers of addresses do not agree on
@@ -75,6 +77,7 @@ def _name_of(host: str) -> str:
         return host
 
 
+@lru_cache(256)
 def _is_address(name: str) -> bool:
     try:
         ip_address(name)

@@ -111,8 +111,6 @@ class Metrics:
     count_sources: Totals = field(factory=Totals, init=False)
     #: By their results, ok and refused.
     reloads: Counter[str] = field(factory=lambda: Counter(ok=0, refused=0), init=False)
-    #: Those that have not left.
-    open: set[Exchange] = field(factory=set, init=False)
     _models: Names = field(factory=Names, init=False)
     _outcomes: Names = field(factory=Names, init=False)
     _statuses: Names = field(factory=Names, init=False)
@@ -121,14 +119,12 @@ class Metrics:
     _fields: Names = field(factory=Names, init=False)
 
     def entered(self, exchange: Exchange, request: Request) -> None:
-        """It is in flight."""
-        self.open.add(exchange)
+        """Nothing is known yet but what its client says of it."""
         if exchange.repetition:
             self.repetitions += 1
 
     def left(self, exchange: Exchange) -> None:
         """All of it is known now."""
-        self.open.discard(exchange)
         route, backend, model = exchange.route, exchange.backend, self._models.of(exchange.backend_model)
         status, outcome = self._statuses.of(str(exchange.status)), self._outcomes.of(exchange.result)
         self.requests.add((route, model, backend, status, outcome))
@@ -164,6 +160,8 @@ class Metrics:
                 if exchange.key:
                     self.tokens_by_key.add((self._keys.of(exchange.key), kind), count)
         first, last = exchange.first_token, exchange.last_token
+        if exchange.joined:
+            return  # what it missed came at once
         if first is not None and last is not None and last > first and usage.output > 1:
             self.paces.add((model, backend), (last - first) / (usage.output - 1))
 

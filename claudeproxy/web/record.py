@@ -79,7 +79,7 @@ class Record:
             "method": told.method,
             "path": told.path,
             "status": told.status or None,
-            "outcome": told.outcome or ("" if self.runs else "ok" if told.status < 400 else "refused"),
+            "outcome": told.outcome if self.runs else told.result,
             "session": told.session,
             "model": told.model,
             "backend": told.backend,

@@ -10,16 +10,10 @@ from twisted.web.http import Request
 from claudeproxy.routing.settings import Settings
 from claudeproxy.web.exchange import Exchange
 from claudeproxy.web.record import Record
+from claudeproxy.web.rules import UNWORTHY
 
 #: Of each body so many bytes are kept, if content is.
 KEPT = 64 * 1024
-#: Asked for by monitors and by who looks at records: they would only push the others out.
-_UNWORTHY = ("/health", "/api/hello", "/metrics", "/admin")
-
-
-def is_unworthy(path: str) -> bool:
-    """Whether requests for it say nothing of the proxy's work."""
-    return path == "/" or path.startswith(_UNWORTHY)
 
 
 @define(eq=False)
@@ -35,7 +29,7 @@ class Recorder:
 
     def entered(self, exchange: Exchange, request: Request) -> None:
         settings = self._settings()
-        if not settings.recorder_size or is_unworthy(exchange.path):
+        if not settings.recorder_size or exchange.route in UNWORTHY:
             return
         self._records[exchange.id] = Record.of(exchange, request, KEPT if settings.recorder_content else 0)
         self._make_room(settings.recorder_size)
@@ -54,6 +48,11 @@ class Recorder:
         """The one request, if it is still known."""
         return self._records.get(request_id)
 
+    def last(self) -> Record | None:
+        """The newest that asked for a model, which is what one wants to know about; else the newest."""
+        newest = self.newest(limit=len(self._records))
+        return next((each for each in newest if each.exchange.model), newest[0] if newest else None)
+
     def __len__(self) -> int:
         return len(self._records)
 
@@ -64,5 +63,7 @@ class Recorder:
                 yield record
 
     def _make_room(self, size: int) -> None:
+        """Those that run go last: a request that hangs is the one that somebody will ask for."""
         while len(self._records) > size:
-            self._records.popitem(last=False)
+            ended = (name for name, record in self._records.items() if not record.runs)
+            del self._records[next(ended, next(iter(self._records)))]

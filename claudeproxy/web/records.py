@@ -55,10 +55,9 @@ class RecordsAPI:
 
     @app.route("/admin/requests/<path:request_id>", methods=["GET"])
     def one(self, request: Request, request_id: str) -> bytes:
-        """All of one request; ``last`` is the newest."""
+        """All of one request; ``last`` is the newest that asked for a model, if there is one."""
         self._check_recorder()
-        newest = self._recorder.newest(limit=1)
-        found = newest[0] if request_id == "last" and newest else self._recorder.find(request_id)
+        found = self._recorder.last() if request_id == "last" else self._recorder.find(request_id)
         if found is None:
             raise Refusal(not_found(f"The request {printable(request_id)} is not known, or no longer."))
         settings = self._live().settings

@@ -48,6 +48,8 @@ class Relay(Protocol):
     #: It is a stream of events that others may be put between.
     _streams: bool = field(default=False, init=False)
     _tail: bytes = field(default=b"", init=False)
+    #: Bytes of the answer.
+    _received: int = field(default=0, init=False)
     #: When the client was last written to, and when the server was last heard.
     _written: float = field(default=0.0, init=False)
     _heard: float = field(default=0.0, init=False)
@@ -107,6 +109,7 @@ class Relay(Protocol):
         if self._over:
             return
         now = self._heard = self._clock.seconds()
+        self._received += len(data)
         if self._overheard.receive(data) and self._exchange.first_token is None:
             self._exchange.first_token = self._exchange.journey.first_token = now
             self._listen()
@@ -117,10 +120,14 @@ class Relay(Protocol):
         self.transport = None
         if self._over:
             return
-        # An answer whose end is that of its connection may have been cut anywhere; a message tells its end.
-        doubtful = reason.check(PotentialDataLoss) and self._overheard.begun
-        if self._overheard.over or (reason.check(ResponseDone, PotentialDataLoss) and not doubtful):
+        whole = reason.check(ResponseDone, PotentialDataLoss) is not None
+        if whole:
+            self._overheard.close()
+        # A message tells its end: without it the answer was cut, however properly the server closed what it had.
+        if self._overheard.over or (whole and not self._overheard.begun):
             self._finish()
+        elif whole:
+            self._end_with(self._broken("closed the connection in the middle of its answer."))
         else:
             self._end_with(self._broken(f"broke off its answer: {describe(reason.value)}"))
 
@@ -286,7 +293,10 @@ class Relay(Protocol):
         self._exchange.usage = self._overheard.usage
         if self._streams:
             self._exchange.last_token = self._heard
-        self._exchange.journey.ends(self._clock.seconds(), None if self._response is None else self._heard)
+        elif self._overheard.usage is None:  # an error, a count, a list: it had no tokens, and no first one
+            self._exchange.first_token = self._exchange.journey.first_token = None
+        last_byte = self._heard if self._received else None
+        self._exchange.journey.ends(self._clock.seconds(), last_byte, self._received)
         for timer in (self._timer, self._watch, self._end):
             if timer is not None and timer.active():
                 timer.cancel()

@@ -6,9 +6,7 @@ from twisted.web.http import Request
 
 from claudeproxy.model.events import Usage
 from claudeproxy.web.exchange import Exchange
-
-#: Asked for by monitors and by clients that warm up: worth a line only to who looks for it.
-_QUIET = frozenset({"/health", "/health/ready", "/", "/api/hello"})
+from claudeproxy.web.rules import SIGNS_OF_LIFE
 
 
 @define(eq=False)
@@ -21,8 +19,8 @@ class RequestLog:
         """Nothing can be said yet."""
 
     def left(self, exchange: Exchange) -> None:
-        quiet = (exchange.path.rstrip("/") or "/") in _QUIET
-        write = self._log.debug if quiet and exchange.status < 400 else self._log.info
+        quiet = exchange.route in SIGNS_OF_LIFE and exchange.status < 400  # worth a line only to who looks for it
+        write = self._log.debug if quiet else self._log.info
         usage = exchange.usage or Usage()
         for remark in dict.fromkeys(exchange.remarks):
             told = "{request_id} {backend}: {remark}"

@@ -7,6 +7,13 @@ from attrs import field, frozen
 from klein import Klein
 
 UNMATCHED = "unmatched"
+#: All that is below this path is one route to those who count.
+ADMIN = "/admin"
+MESSAGES = "/v1/messages"
+#: Asked for by monitors and by clients that warm up: needs no key, and says nothing of the proxy's work.
+SIGNS_OF_LIFE = frozenset({"/health", "/health/ready", "/", "/api/hello"})
+#: These and what operators look at would only push others out of the recorder, and fill traces.
+UNWORTHY = SIGNS_OF_LIFE | {"/metrics", ADMIN}
 _VARIABLE = re.compile(r"<.*?>")
 
 

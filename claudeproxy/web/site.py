@@ -3,6 +3,7 @@
 import re
 import select
 from collections.abc import Callable, Sequence
+from heapq import nsmallest
 from io import BytesIO
 from typing import Any
 
@@ -10,10 +11,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
+from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
-from claudeproxy.model.problems import full
+from claudeproxy.model.problems import Problem, full
 from claudeproxy.web.channel import TimedChannel
 from claudeproxy.web.limits import COME_AGAIN, Terms
 
@@ -21,6 +23,8 @@ from claudeproxy.web.limits import COME_AGAIN, Terms
 _WHOLE_ADDRESS = re.compile(rb"https?://(?P<host>[^/?#]+)", re.IGNORECASE)
 #: As much of a body is kept before it is asked whether its client may come in at all.
 _BLIND_TRUST = 256 * 1024
+#: So many connections are looked at for one that may be closed for another.
+_LOOKS = 16
 
 
 def _anybody(request: Request) -> bool:
@@ -51,6 +55,7 @@ class BoundedRequest(Request):
     """
 
     site: "ProxySite"
+    channel: "KnownChannel"
     defaultContentType = b"application/json"
     oversized = False
     #: In bytes. The site sets it for each connection.
@@ -93,6 +98,13 @@ class BoundedRequest(Request):
         self.responseHeaders.removeHeader(b"server")  # which version of what serves here is nobody's affair
         super().render(resrc)
 
+    def write(self, data: bytes) -> None:
+        if self.chunked and data and not self.finished and not self._disconnected:
+            self.sentLength += len(data)
+            self.channel.write_promptly(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            super().write(data)
+
     def gotLength(self, length: int | None) -> None:
         self.content = BytesIO()
         self.oversized = length is not None and length > self.longest_body
@@ -118,6 +130,8 @@ class KnownChannel(TimedChannel):
     #: Since when it waits for the first byte of a request, in the reactor's seconds; None while it does not.
     _idle_since: float | None = None
     _farewell: IDelayedCall | None = None
+    #: Writes what is not to wait for the reactor's next round, where the transport can do that.
+    write_promptly: Callable[[bytes], None]
 
     def dataReceived(self, data: bytes) -> None:
         self._idle_since = None
@@ -165,9 +179,16 @@ class KnownChannel(TimedChannel):
         if beneath is not None:
             beneath.loseConnection()  # which still sends what is to be sent
 
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
+        # As Twisted does, but in one piece: it gives its transport each word, and that looks at each of them thrice.
+        lines = [b"%b: %b\r\n" % (name, value) for name, values in headers.getAllRawHeaders() for value in values]
+        self.write(b"%b %b %b\r\n%b\r\n" % (version, code, reason, b"".join(lines)))
+
     def connectionMade(self) -> None:
         super().connectionMade()
         self._idle_since = self.site.reactor.seconds()
+        transport: Any = self.transport
+        self.write_promptly = getattr(transport, "write_promptly", transport.write)
         self.site.opened(self)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted always gives a reason
@@ -180,7 +201,8 @@ class KnownChannel(TimedChannel):
 
 class ProxySite(Site):
     """Serves ``resource`` to HTTP/1.1 clients; ``longest_body`` gives the limit in force, in bytes, and ``terms`` what
-    a new connection must keep to. A body is not worth its memory for a client who is not ``welcome``."""
+    a new connection must keep to. A body is not worth its memory for a client who is not ``welcome``. ``refused`` is
+    told who is turned away before there is a request, and why, and gives the id for the answer."""
 
     noisy = False
     protocol = KnownChannel  # type: ignore[assignment]  # without HTTP/2, which no client of ours speaks
@@ -191,13 +213,13 @@ class ProxySite(Site):
         self,
         resource: IResource,
         longest_body: Callable[[], int],
-        new_id: Callable[[], str],
+        refused: Callable[[str, Problem], str],
         reactor: Any,
         terms: Callable[[], Terms] = Terms,
         welcome: Callable[[Request], bool] = _anybody,
     ) -> None:
         super().__init__(resource, reactor=reactor, timeout=None)
-        self.new_id = new_id
+        self.refused = refused
         self.terms = terms
         self._welcome = welcome
         self._longest_body = longest_body
@@ -210,15 +232,23 @@ class ProxySite(Site):
         """A client came. If there are too many, the one that lay idle for longest has to go, else the new one."""
         most = self.terms().most_connections
         if most and len(self._connections) >= most:
-            idle = [(each.idle_since, at) for at, each in enumerate(self._connections) if each.idle_since is not None]
-            if idle:
-                list(self._connections)[min(idle)[1]].loseConnection()
+            idle = self._longest_idle()
+            if idle is not None:
+                idle.loseConnection()
             else:
                 words = "claudeproxy has as many connections as it can have (max_connections); please try again."
                 connection.refuse(full(words, COME_AGAIN), linger=0)
         self._connections.add(connection)
         if self.is_draining:
             connection.retire()
+
+    def _longest_idle(self) -> KnownChannel | None:
+        idle = [(each.idle_since, at) for at, each in enumerate(self._connections) if each.idle_since is not None]
+        everyone = list(self._connections)
+        for _, at in nsmallest(_LOOKS, idle):
+            if not is_readable(everyone[at].transport):  # else its request is here, and only not read yet
+                return everyone[at]
+        return None
 
     def expects(self, request: BoundedRequest) -> bool:
         """Whether a client that asks before it sends its body should send it."""

@@ -23,6 +23,7 @@ from claudeproxy.model.problems import Problem
 
 #: What an orphan may hold, in characters of its answer.
 LARGEST = 16 * 1024 * 1024
+_LAST = (MessageStop, Failed)
 
 
 @frozen
@@ -80,7 +81,7 @@ class Tape:
 
     def deliver(self, events: list[Event]) -> None:
         """The generation's next events."""
-        if isinstance(events[-1], MessageStop | Failed):
+        if isinstance(events[-1], _LAST):
             self.over, self.failed = True, isinstance(events[-1], Failed)
         if self._kept is not None:
             self._kept += events

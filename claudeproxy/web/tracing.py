@@ -22,11 +22,11 @@ from claudeproxy.backends.journey import Attempt, Journey
 from claudeproxy.model.events import Usage
 from claudeproxy.translate.forwarding import Header
 from claudeproxy.web.exchange import Exchange, printable
-from claudeproxy.web.recorder import is_unworthy
+from claudeproxy.web.rules import MESSAGES, UNMATCHED, UNWORTHY
 
 _PROPAGATOR = TraceContextTextMapPropagator()
-#: Paths by their rules: the values of a span's name must be few.
-_ROUTES = ("/v1/messages", "/v1/messages/count_tokens", "/v1/models")
+#: What the conventions let stand as it is: the values of a span's name must be few.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "QUERY"})
 #: What the conventions call who runs the model; a server of no known family at least speaks as OpenAI's does.
 _PROVIDERS = {"generic": "openai", "kimi": "moonshot_ai", "ollama-compat": "ollama", "": "anthropic"}
 
@@ -41,16 +41,16 @@ class Tracing:
     _spans: dict[str, Span] = field(factory=dict, init=False)
 
     def entered(self, exchange: Exchange, request: Request) -> None:
-        if self.tracer is None or is_unworthy(exchange.path):
+        if self.tracer is None or exchange.route in UNWORTHY:
             return
         # Without a context given, OpenTelemetry would look for one in a context variable.
         caller = _PROPAGATOR.extract(_carrier(request), Context())
-        route = _route(exchange.path)
+        name = exchange.method if exchange.method in _METHODS else "HTTP"
         span = self.tracer.start_span(
-            f"{exchange.method} {route}" if route else exchange.method,
+            name if exchange.route == UNMATCHED else f"{name} {exchange.route}",
             caller,
             SpanKind.SERVER,
-            _of_request(exchange, request, route),
+            _of_request(exchange, request),
             start_time=_nanoseconds(exchange.began),
         )
         self._spans[exchange.id] = span
@@ -116,7 +116,7 @@ class CallTrail:
         if span is None:
             return
         last, exchange = journey.attempts[-1], self._exchange
-        told: dict[str, Any] = {"claudeproxy.outcome": exchange.outcome}
+        told: dict[str, Any] = {"claudeproxy.outcome": exchange.result}
         if len(journey.attempts) > 1:
             told["http.request.resend_count"] = len(journey.attempts) - 1
         if last.status:
@@ -125,6 +125,8 @@ class CallTrail:
             told["gen_ai.response.time_to_first_chunk"] = journey.first_token - last.sent
         if self._chats:
             told |= dict(_of_message(exchange))
+            if exchange.streams:  # of a call that is passed through it shows only now
+                told["gen_ai.request.stream"] = True
         if exchange.problem is not None:
             told["error.type"] = exchange.problem.outcome
             span.set_status(Status(StatusCode.ERROR))
@@ -133,10 +135,10 @@ class CallTrail:
 
     @property
     def _chats(self) -> bool:
-        return _route(self._exchange.path) == _ROUTES[0]
+        return self._exchange.route == MESSAGES
 
 
-def _of_request(exchange: Exchange, request: Request, route: str) -> Attributes:
+def _of_request(exchange: Exchange, request: Request) -> Attributes:
     told: dict[str, Any] = {
         "http.request.method": exchange.method,
         "url.path": exchange.path,
@@ -145,12 +147,14 @@ def _of_request(exchange: Exchange, request: Request, route: str) -> Attributes:
         "claudeproxy.request_id": exchange.id,
     }
     for name, value in (
-        ("http.route", route),
+        ("http.route", "" if exchange.route == UNMATCHED else exchange.route),
         ("user_agent.original", printable(request.getHeader(b"user-agent") or b"", spaces=True)),
         ("gen_ai.conversation.id", exchange.session),
     ):
         if value:
             told[name] = value
+    if exchange.method not in _METHODS:
+        told |= {"http.request.method": "_OTHER", "http.request.method_original": exchange.method}
     host = request.getHost()
     if hasattr(host, "port"):
         told |= {"server.address": host.host, "server.port": host.port}
@@ -159,7 +163,7 @@ def _of_request(exchange: Exchange, request: Request, route: str) -> Attributes:
 
 def _of_answer(exchange: Exchange) -> Iterator[tuple[str, Any]]:
     yield "http.response.status_code", exchange.status
-    yield "claudeproxy.outcome", exchange.outcome
+    yield "claudeproxy.outcome", exchange.result
     if exchange.model:
         yield "gen_ai.request.model", exchange.model
     if exchange.joined:
@@ -199,13 +203,6 @@ def _of_message(exchange: Exchange) -> Iterator[tuple[str, Any]]:
     yield "gen_ai.usage.cache_creation.input_tokens", usage.cache_creation
     if usage.thinking is not None:
         yield "gen_ai.usage.reasoning.output_tokens", usage.thinking
-
-
-def _route(path: str) -> str:
-    plain = path[path.find("/v1/") :].rstrip("/") if "/v1/" in path else ""
-    if plain in _ROUTES:
-        return plain
-    return "/v1/models/{id}" if plain.startswith("/v1/models/") else ""
 
 
 def _carrier(request: Request) -> dict[str, list[str]]:

@@ -23,8 +23,12 @@ from claudeproxy.model.problems import Problem
 from claudeproxy.wire.json import encode
 
 _DELTA = (
-    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":"%b","%b":%b}}\n\n'
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%%d,"delta":{"type":"%b","%b":%%b}}\n\n'
 )
+_TEXT = _DELTA % (b"text_delta", b"text")
+_THINKING = _DELTA % (b"thinking_delta", b"thinking")
+_INPUT = _DELTA % (b"input_json_delta", b"partial_json")
+_SIGNATURE = _DELTA % (b"signature_delta", b"signature")
 
 
 def stream_bytes(events: Iterable[Event], request_id: str = "") -> bytes:
@@ -34,8 +38,10 @@ def stream_bytes(events: Iterable[Event], request_id: str = "") -> bytes:
 
 def encode_event(event: Event, request_id: str = "") -> bytes:
     """One event. ``request_id`` only shows in errors, where a user's report needs it."""
-    if type(event) is TextDelta:  # by far the most frequent: spared the dispatch
-        return _delta(event.index, b"text_delta", b"text", event.text)
+    if type(event) is TextDelta:  # the most frequent ones are spared the dispatch
+        return _TEXT % (event.index, encode(event.text))
+    if type(event) is ThinkingDelta:
+        return _THINKING % (event.index, encode(event.thinking))
     if type(event) is Failed:
         return _named(b"error", problem_json(event.problem, request_id))
     return _bytes(event)
@@ -47,18 +53,13 @@ def _bytes(event: object) -> bytes:
 
 
 @_bytes.register
-def _(event: ThinkingDelta) -> bytes:
-    return _delta(event.index, b"thinking_delta", b"thinking", event.thinking)
-
-
-@_bytes.register
 def _(event: InputDelta) -> bytes:
-    return _delta(event.index, b"input_json_delta", b"partial_json", event.partial_json)
+    return _INPUT % (event.index, encode(event.partial_json))
 
 
 @_bytes.register
 def _(event: SignatureDelta) -> bytes:
-    return _delta(event.index, b"signature_delta", b"signature", event.signature)
+    return _SIGNATURE % (event.index, encode(event.signature))
 
 
 @_bytes.register
@@ -132,10 +133,6 @@ def problem_json(problem: Problem, request_id: str) -> dict[str, Any]:
     if request_id:
         envelope["request_id"] = request_id
     return envelope
-
-
-def _delta(index: int, kind: bytes, name: bytes, value: str) -> bytes:
-    return _DELTA % (index, kind, name, encode(value))
 
 
 def _typed(name: bytes, fields: dict[str, Any]) -> bytes:

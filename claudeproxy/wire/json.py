@@ -32,7 +32,10 @@ def decode(data: bytes | Raw) -> Any:
     Halves of surrogate pairs become U+FFFD (PROTOCOL row 63): JavaScript clients that cut a text by length send
     them, and they have no UTF-8.
     """
-    return _decode(_any.decode, data)
+    try:
+        return _any.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _decode(_any.decode, data)
 
 
 def decode_shallow(data: bytes) -> dict[str, Raw]:

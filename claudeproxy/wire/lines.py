@@ -22,6 +22,11 @@ class LineSplitter:
     _held: int = field(default=0, init=False)
     _after_cr: bool = field(default=False, init=False)
 
+    @property
+    def between(self) -> bool:
+        """Whether a line begins with the next byte, whatever it is."""
+        return not self._pieces and not self._after_cr
+
     def receive(self, data: bytes) -> list[bytes]:
         """The lines that ``data`` completes, without their ends. Raises `LineTooLong`."""
         if self._after_cr and data:

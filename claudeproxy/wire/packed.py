@@ -25,6 +25,11 @@ class Unpacker:
     _inflate: Any = field(default=None, init=False)
     _begun: bool = field(default=False, init=False)
 
+    @property
+    def idle(self) -> bool:
+        """Whether the body has begun, and is plain: nothing will ever be undone."""
+        return self._begun and self._inflate is None
+
     def receive(self, data: bytes) -> bytes:
         """The plain bytes. Raises `BadlyPacked`."""
         if not self._begun and data:

@@ -5,7 +5,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import ResponseFailed, ResponseNeverReceived
@@ -27,6 +27,20 @@ class Nonsense(Protocol):
         assert self.transport is not None
         self.transport.write(b"SSH-2.0-OpenSSH\r\n\r\n")
         self.transport.loseConnection()
+
+
+class Endless(Protocol):
+    """A server that never comes to its answer."""
+
+    said = b"", b""
+    gone = False
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(self.said[0] + self.said[1] * 20_000)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        type(self).gone = True
 
 
 class ClientCase(SynchronousTestCase):
@@ -105,6 +119,24 @@ class PostTests(ClientCase):
         """Something that speaks no HTTP."""
         self.network.listenTCP(9001, Factory.forProtocol(Nonsense))
         self.assertIn(self.refused(self.post("http://127.0.0.1:9001/v1")).status, (502, 529))
+
+    def test_endless_head(self) -> None:
+        """Headers without end, or word after word that an answer is to come, are given up with the connection."""
+        interim = b"HTTP/1.1 102 Processing\r\n\r\n"
+        for port, *said in ((9001, b"HTTP/1.1 200 OK\r\n", b"x-more: and more\r\n"), (9002, interim, interim)):
+            server = type("Server", (Endless,), {"said": said})
+            self.network.listenTCP(port, Factory.forProtocol(server))
+            problem = self.refused(self.post(f"http://127.0.0.1:{port}/v1"))
+            self.assertEqual(problem.status, 529)
+            self.assertIn("headers of more than 64 KiB", problem.message)
+            self.assertTrue(server.gone)
+
+    def test_long_head(self) -> None:
+        """Long headers are headers still, and so are those of a connection that is used again."""
+        self.fake.answers = lambda body: Script(headers={f"x-{n}": "y" * 9000 for n in range(5)}, steps=[Send(b"x")])
+        for _ in range(3):
+            response = self.successResultOf(self.post())
+            self.assertEqual(self.successResultOf(self.body(response)), b"x")
 
     def test_stale(self) -> None:
         """A kept connection that was closed meanwhile is replaced, once, and nobody notices."""

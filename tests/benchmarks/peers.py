@@ -87,7 +87,6 @@ def claudeproxy(folder: Path, server: int) -> Iterator[Target]:
         "PROVIDER": "openai",
         "PROVIDER_BASE_URL": f"http://127.0.0.1:{server}/v1",
         "PROVIDER_DIALECT": "generic",
-        "MAX_REQUESTS": "0",
     }
     with running(folder, variables=settings, within=pinned(MEASURED)) as daemon:
         yield Target("claudeproxy", daemon.port, "/v1/messages", daemon.pid)

@@ -140,11 +140,7 @@ class Truncation(ContractCase):
     def test_unended(self) -> None:
         """So is a body that ends without the answer's last word."""
         script = self.stand.script(Text("Hello"), Text(" world"))
-        caller = self.stand.play(script)
-        if self.stand.passes_on:
-            self.assert_as_it_came(caller, script)
-        else:
-            self.assert_failed(caller, "Hello world")
+        self.assert_failed(self.stand.play(script), "Hello world")
 
     def test_in_a_thought(self) -> None:
         """In a thought as well."""
@@ -156,11 +152,7 @@ class Truncation(ContractCase):
         cut = Call("Bash", ('{"command":"rm -rf /tm',), whole=False)
         for ending in ((Cut(),), ()):
             script = self.stand.script(Text("a"), cut, *ending)
-            caller = self.stand.play(script, **TOOLS)
-            if self.stand.passes_on and not ending:
-                self.assert_as_it_came(caller, script)
-                continue
-            checked = self.judged(caller)
+            checked = self.judged(self.stand.play(script, **TOOLS))
             self.assertIsNotNone(checked.error)
             self.assertFalse(checked.finished)
 

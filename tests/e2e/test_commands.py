@@ -78,7 +78,8 @@ async def test_env_for_claude_code(theatre: Stage, tmp_path: Path) -> None:
 def test_embedded(proxy: Daemon, tmp_path: Path) -> None:
     """Against the embedded model: `check` is content, `env` knows the window, `why` tells of the request that was."""
     assert "Ready." in run(tmp_path, command("check"))
-    assert "MAX_CONTEXT_TOKENS=8192\n" in run(tmp_path, command("env", "--url", proxy.url))
+    variables = run(tmp_path, command("env", "--url", proxy.url))
+    assert "MAX_CONTEXT_TOKENS=18192\n" in variables and "MAX_OUTPUT_TOKENS=1024\n" in variables
     asked = {"model": "any", "max_tokens": 8, "messages": [{"role": "user", "content": "Say a word."}]}
     answer = proxy.asked("POST", "/v1/messages", asked)
     answer.read()

@@ -272,6 +272,20 @@ def test_many(daemon: Daemon) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def test_too_many_at_once(tmp_path: Path) -> None:
+    """Above the limit of connections one whose request has come, though nobody has read it yet, is not closed for
+    another: each client is told something."""
+    limit = {"MAX_CONNECTIONS": "8"}
+    with backend() as variables, running(tmp_path, variables={**variables, **limit}) as daemon, ExitStack() as stack:
+        daemon.signal(signal.SIGSTOP)
+        clients = [stack.enter_context(connected(daemon)) for _ in range(12)]
+        for client in clients:
+            client.sendall(HEALTH)
+        daemon.signal(signal.SIGCONT)
+        statuses = [client.recv(1 << 16)[9:12] for client in clients]
+        assert statuses == [b"200"] * 8 + [b"529"] * 4
+
+
 def test_gone(daemon: Daemon) -> None:
     """Clients that vanish in each phase leave nothing."""
     before = descriptors(daemon)

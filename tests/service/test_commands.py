@@ -8,18 +8,23 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from inspect import isfunction, signature
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from claudeproxy.model import problems as problem_makers
+from claudeproxy.model.problems import Problem
 from claudeproxy.routing.expectations import Secret
 from claudeproxy.routing.settings import Settings
 from claudeproxy.service import command_check, command_env, command_why
 from claudeproxy.service.asking import NetworkCommand, NoAnswer, address_of
 from claudeproxy.service.claude_env import Facts, as_shell, notes, variables
 from claudeproxy.service.commands import COMMANDS, DONE, FAILED, MISUSED, main
+from claudeproxy.service.explaining import OUTCOMES
 from tests.fakes.house import BACKEND_PORT, House, body
 from tests.fakes.network import Network
 from tests.fakes.ollama import FakeOllama
@@ -87,14 +92,15 @@ class LineTests(SynchronousTestCase):
             (("check", "--nonsense"), "nonsense"),
         ):
             ran = self.run_line(*arguments)
-            self.assertEqual((ran.status, ran.out), (MISUSED, ""), arguments)
+            shell = "false\n" if "env" in arguments else ""
+            self.assertEqual((ran.status, ran.out), (MISUSED, shell), arguments)
             self.assertIn(words, ran.err)
 
     def test_reactor(self) -> None:
         """Each command runs its own reactor, and its status is the process's."""
         environ = {**os.environ, "PORT": "1", "PROVIDER": "openai", "PROVIDER_BASE_URL": "http://127.0.0.1:1/v1"}
         root = str(Path(__file__).parents[2])
-        for command, status in (("check", FAILED), ("env", DONE), ("why --list", FAILED), ("why", MISUSED)):
+        for command, status in (("check", FAILED), ("env", FAILED), ("why --list", FAILED), ("why", MISUSED)):
             done = subprocess.run(
                 [sys.executable, "-m", "claudeproxy", *command.split()],
                 env={**environ, "PYTHONPATH": root},
@@ -104,6 +110,19 @@ class LineTests(SynchronousTestCase):
             )
             self.assertEqual(done.returncode, status, done.stderr)
             self.assertNotIn("Traceback", done.stderr)
+
+    def test_pipe(self) -> None:
+        """Who reads no further, such as `head`, gets no traceback."""
+        root = str(Path(__file__).parents[2])
+        done = subprocess.run(
+            f"{sys.executable} -m claudeproxy check --help | true",
+            shell=True,
+            env={**os.environ, "PYTHONPATH": root},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.assertEqual(done.stderr, "")
 
 
 class WhyTests(CommandCase):
@@ -150,6 +169,40 @@ class WhyTests(CommandCase):
         self.assertIn("because the connection was stale", ran.out)
         self.assertIn("the backend refused", ran.out)
         self.assertIn("not so fast", ran.out)
+
+    def test_untold_counts(self) -> None:
+        """A cache that nobody told of is not compared with what it should have held."""
+        self.house.fake.plays(llama_text("a", prompt=4000, cached=30))
+        self.house.fake.plays(error(400, {"error": {"message": "no"}}))
+        for _ in range(2):
+            self.house.ask("POST", "/v1/messages", body(), SESSION)
+        self.assertIn("the backend did not tell its counts\n", self.why("--last").out)
+
+    def test_every_outcome(self) -> None:
+        """Each word for how a request ended has a sentence, those of Anthropic's stop reasons too."""
+        problems = [
+            each(**{name: 1 if name != "message" else "" for name in signature(each).parameters})
+            for each in vars(problem_makers).values()
+            if isfunction(each) and each.__annotations__.get("return") is Problem
+        ]
+        self.assertGreater(len(problems), 15)
+        self.assertEqual({each.outcome for each in problems} - OUTCOMES.keys(), set())
+
+    def test_joined(self) -> None:
+        """What was asked of the backend before the request came is told so."""
+        self.house.reset(interrupt_ms=1000, grace_ms=0)
+        self.house.fake.plays(Script(steps=[Wait(5), *llama_text("a").steps]))
+        first = self.house.ask("POST", "/v1/messages", body(), SESSION)
+        self.house.pass_time(2)
+        first.vanish()
+        self.house.ask("POST", "/v1/messages", body(), SESSION)
+        self.house.pass_time(4)
+        self.assertIn("sent 2.000 s before to http", self.why("--last").out)
+
+    def test_no_role(self) -> None:
+        """Messages that are none are told, too."""
+        self.house.ask("POST", "/v1/messages", body(messages="Hi"))
+        self.assertIn("the last message is nobody's: text (2)", self.why("--last").out)
 
     def test_terminal(self) -> None:
         """Nothing that a server says is an order to the terminal."""
@@ -326,16 +379,18 @@ class EnvTests(CommandCase):
                 "ANTHROPIC_BASE_URL": "http://127.0.0.1:8080",
                 "ANTHROPIC_API_KEY": "none",
                 "ANTHROPIC_MODEL": "fake-model",
-                "CLAUDE_CODE_MAX_CONTEXT_TOKENS": "32768",
+                "CLAUDE_CODE_MAX_CONTEXT_TOKENS": "42768",
+                "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "4096",
                 "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             },
         )
 
     def test_small_window(self) -> None:
-        """A small window needs a limit for the answer, and is too small for tools."""
+        """A small window needs more than it is, an eighth of it for the answer, and is too small for tools."""
         house = House("llama.cpp", others=llama(8192))
         ran = self.env(house, "--url=http://127.0.0.1:8080", "--model=fake-model")
-        self.assertEqual(self.exported(ran)["CLAUDE_CODE_MAX_OUTPUT_TOKENS"], "2048")
+        self.assertEqual(self.exported(ran)["CLAUDE_CODE_MAX_CONTEXT_TOKENS"], "18192")
+        self.assertEqual(self.exported(ran)["CLAUDE_CODE_MAX_OUTPUT_TOKENS"], "1024")
         self.assertIn('--bare --tools ""', ran.out)
 
     def test_without_a_daemon(self) -> None:
@@ -352,7 +407,7 @@ class EnvTests(CommandCase):
                 MODEL_MAP_JSON='{"haiku": "small", "opus": "fake-model"}',
             )
         )
-        self.assertEqual(found["CLAUDE_CODE_MAX_CONTEXT_TOKENS"], "65536")
+        self.assertEqual(found["CLAUDE_CODE_MAX_CONTEXT_TOKENS"], "75536")
         self.assertEqual(found["ANTHROPIC_DEFAULT_HAIKU_MODEL"], "small")
         self.assertNotIn("ANTHROPIC_DEFAULT_OPUS_MODEL", found)
         self.assertEqual(found["API_TIMEOUT_MS"], "3600000")
@@ -379,7 +434,43 @@ class EnvTests(CommandCase):
     def test_not_ours(self) -> None:
         """Another server at that address is told from a proxy."""
         ran = self.env(House(others={("GET", "/v1/models"): lambda body: json_body([])}), f"--url={BACKEND}")
-        self.assertEqual((ran.status, ran.out), (FAILED, ""))
+        self.assertEqual((ran.status, ran.out), (FAILED, "false\n"))
+
+    def test_failures(self) -> None:
+        """Without variables the shell stops, rather than start a Claude Code that asks Anthropic; JSON says why."""
+        house = House()
+        for environ, options, status in (
+            ({"PORT": "7", "PROVIDER": "openai", "PROVIDER_BASE_URL": "http://127.0.0.1:9/v1"}, (), FAILED),
+            ({}, ("--url=http://127.0.0.1:9",), FAILED),
+            ({"PORT": "eighty"}, (), MISUSED),
+        ):
+            self.environ = dict(environ)
+            ran = self.env(house, *options)
+            self.assertEqual(ran.status, status)
+            done = subprocess.run(["sh", "-c", 'eval "$1" && echo started', "sh", ran.out], capture_output=True)
+            self.assertEqual(done.stdout, b"", ran.out)
+            ran = self.env(house, *options, "--json")
+            self.assertEqual(ran.status, status)
+            self.assertEqual("claudeproxy: " + "\n".join(ran.json["faults"]) + "\n", ran.err)
+
+    def test_windows(self) -> None:
+        """The README's rule: below 100,000 it is 10,000 more, and an eighth for the answer, or less if the model has
+        less; what the proxy counts with beats the window."""
+        for window, longest, believed, told in (
+            (8_192, None, 0, ("18192", "1024")),
+            (32_768, 2_000, 0, ("42768", "2000")),
+            (99_999, None, 0, ("109999", "12499")),
+            (100_000, None, 0, ("100000", None)),
+            (131_072, 8_192, 0, ("131072", "8192")),
+            (32_768, None, 60_000, ("70000", "4096")),
+            (32_768, None, 200_000, ("200000", None)),
+        ):
+            entry = {"max_input_tokens": window, "max_tokens": longest}
+            settings = evolve(House().settings, client_window=believed)
+            facts = Facts("http://127.0.0.1:8080", {"m": entry}, settings=settings)
+            found = {each.name: each.value for each in variables(facts, "m")}
+            names = ("CLAUDE_CODE_MAX_CONTEXT_TOKENS", "CLAUDE_CODE_MAX_OUTPUT_TOKENS")
+            self.assertEqual(tuple(map(found.get, names)), told)
 
     def shell(self, facts: Facts, present: tuple[str, ...] = ()) -> str:
         return "\n".join(as_shell(list(variables(facts, present=present)), list(notes(facts))))

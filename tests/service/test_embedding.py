@@ -124,6 +124,8 @@ class ReadmeProgramTests(SynchronousTestCase):
             self.assertEqual((status, said["error"]["type"]), (529, "overloaded_error"), said)
             self.assertIn("Backend main cannot be reached", said["error"]["message"])
             self.assertEqual(said["request_id"], headers["request-id"])
+        recorded = ask(f"{site}/llm/admin/requests")[2]["data"]
+        self.assertEqual({each["path"] for each in recorded}, {"/v1/messages", "/llm/v1/messages"}, "no monitor's")
         self.assertEqual(ask(f"{site}/health")[0], 404, "the Site's other paths stay its own")
         line = next(line for line in README.splitlines() if line.startswith("ANTHROPIC_BASE_URL=") and "--bare" in line)
         line = line.replace("http://127.0.0.1:8080", own).removesuffix(' --bare --tools ""')

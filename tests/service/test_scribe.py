@@ -199,6 +199,19 @@ class ScribeTests(SynchronousTestCase):
         """It is what twistd expects."""
         self.assertTrue(verifyObject(ILogObserver, self.scribe))
 
+    def test_unwritable(self) -> None:
+        """An event that cannot be a line leaves one that says so."""
+        for form in ("text", "json"):
+            self.scribe.form = form
+            for fields in ({"log_time": "noon"}, {"log_time": 1e30}, {"log_level": "info"}):
+                self.scribe(event(**fields))
+        self.scribe(event(n=10**5000))
+        for line in self.paper.lines[:3]:
+            self.assertIn("a line of claudeproxy.web could not be written: ", line)
+        for line in self.paper.lines[3:]:
+            self.assertIn("a line of claudeproxy.web could not be written: ", json.loads(line)["message"])
+        self.assertEqual(len(self.paper.lines), 7)
+
     def test_form(self) -> None:
         """The form is changed while it writes."""
         self.log.info("one")

@@ -116,7 +116,9 @@ class BodyTests(SynchronousTestCase):
                 letters.append(letter_of(request, MB))
                 return b""
 
-        channel = ProxySite(Taking(), lambda: MB, lambda: "1", Clock()).buildProtocol(IPv4Address("TCP", "a", 1))
+        channel = ProxySite(Taking(), lambda: MB, lambda client, problem: "1", Clock()).buildProtocol(
+            IPv4Address("TCP", "a", 1)
+        )
         channel.makeConnection(StringTransport())
         form = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n\xef\xbb\xbfhi\r\n--x--\r\n'
         head = (

@@ -117,6 +117,20 @@ class LineTests(SynchronousTestCase):
         self.house.ask("POST", "/v1/messages", body(), {"host": "evil.example"})
         self.assertEqual(self.line()["outcome"], "forbidden")
 
+    def test_no_request(self) -> None:
+        """So has who made no whole request: the id that it was told is found."""
+        for data, outcome in (
+            (b"hello\r\n\r\n", "invalid_request"),
+            (b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000 + b"\r\n\r\n", "head_too_large"),
+            (b"GET / HTTP/1.1\r\n", "too_slow"),
+        ):
+            caller = self.house.caller().send(data)
+            self.house.pass_time(31)
+            event = self.line()
+            self.assertEqual((event["outcome"], event["status"]), (outcome, caller.status))
+            self.assertEqual(event["request_id"], caller.headers["request-id"])
+            self.assertEqual((event["client"], event["route"]), ("127.0.0.1", "unmatched"))
+
     def test_signs_of_life(self) -> None:
         """What monitors ask is worth a line only to who looks for it."""
         for path in ("/health", "/", "/api/hello"):
@@ -212,7 +226,7 @@ class BelongingTests(SynchronousTestCase):
         caller = house.ask("POST", "/v1/messages", body(), self.HEADERS)
         (request,) = house.proxy._exchanges._running
         caller.vanish()
-        house.proxy._api.broken(request, Failure(KeyError("index")))
+        house.proxy._api.faults.broken(request, Failure(KeyError("index")))
         self.check(house, "failed after its client had gone")
 
     def test_thoughts_left_out(self) -> None:
@@ -225,7 +239,7 @@ class BelongingTests(SynchronousTestCase):
 
     def test_key(self) -> None:
         """The name of the key, where it has one."""
-        exchange = Exchange("req_1", "GET", "/", "local", "s", "", "", 0.0)
+        exchange = Exchange("req_1", "GET", "/", "local", "s", "", "", "/", 0.0)
         self.assertNotIn("key", exchange.told)
         exchange.key = "anna"
         self.assertEqual(exchange.told["key"], "anna")

@@ -17,6 +17,7 @@ from claudeproxy.web.exchange import Exchange
 from claudeproxy.web.exposition import METRICS, PIECE, Exposition
 from claudeproxy.web.metrics import MOST_HISTOGRAMS, MOST_NAMES, MOST_SETS, OTHER, Names, Spreads, Totals, kind_of
 from tests.fakes.anthropic import FakeAnthropic
+from tests.fakes.anthropic import refused as anthropic_refused
 from tests.fakes.anthropic import stream as anthropic_stream
 from tests.fakes.anthropic import text as block
 from tests.fakes.anthropic import whole as anthropic_whole
@@ -98,6 +99,7 @@ class RequestTests(MetricsCase):
             ("/health", "/health"),
             ("/", "/"),
             ("/nothing/of/ours", "unmatched"),
+            ("/admin/requests/last", "/admin"),
             ("/%ff%00", "unmatched"),
         ):
             before = self.value("requests_total", route=route)
@@ -189,6 +191,17 @@ class RequestTests(MetricsCase):
         self.house.ask("POST", "/v1/messages", body(), {**SESSION, "x-stainless-retry-count": "no"}).vanish()
         self.assertEqual((self.value("joined_answers_total"), self.value("client_retries_total")), (2, 1))
 
+    def test_joined_pace(self) -> None:
+        """Who joins gets at once what it missed: that is no pace of the model's."""
+        self.house = House(interrupt_ms=0, grace_ms=0)
+        first = self.chat(text("a", "b", "c").paced(2))
+        first.vanish()
+        self.house.pass_time(5)
+        self.house.ask("POST", "/v1/messages", body(), SESSION)
+        self.house.pass_time(20)
+        self.assertEqual((self.value("joined_answers_total"), self.value("tokens_total", kind="output")), (1, 3))
+        self.assertEqual(self.value("inter_token_seconds_count"), 0)
+
     def test_counts(self) -> None:
         """Counts of tokens, by their source."""
         asked = body(stream=None, max_tokens=None)
@@ -208,12 +221,23 @@ class RequestTests(MetricsCase):
         self.assertEqual(self.value("first_token_seconds_count", backend="fake"), 1)
         self.assertEqual(self.value("inter_token_seconds_count", backend="fake"), 1)
         self.chat(anthropic_whole(block("a", "b")).paced(2), stream=False)
+        self.house.pass_time(4)
         self.assertEqual(self.value("inter_token_seconds_count", backend="fake"), 1, "an answer in one piece has none")
+        self.assertEqual(self.value("first_token_seconds_count", backend="fake"), 2)
+
+    def test_no_first_token(self) -> None:
+        """A count or a refusal that is passed through has no tokens, and thus no first one."""
+        self.house = House("auto", {"provider": "anthropic"}, make_fake=FakeAnthropic)
+        self.house.fake.plays(anthropic_refused(400, "invalid_request_error", "no"))
+        self.assertEqual(self.chat(None).status, 400)
+        self.assertEqual(self.house.ask("POST", "/v1/messages/count_tokens", body()).json, {"input_tokens": 42})
+        self.assertEqual(self.value("requests_total", backend="fake"), 2)
+        self.assertEqual(self.value("first_token_seconds_count", backend="fake"), 0)
 
     def test_keys(self) -> None:
         """Requests and tokens by the name of the key, where it has one."""
         metrics = self.house.proxy._metrics
-        exchange = Exchange("req_1", "POST", "/v1/messages", "local", "", "", "", 0.0, key="anna")
+        exchange = Exchange("req_1", "POST", "/v1/messages", "local", "", "", "", "/v1/messages", 0.0, key="anna")
         exchange.usage = Usage(input=3, output=2)
         metrics.left(exchange)
         self.assertEqual(self.value("key_requests_total", key="anna"), 1)

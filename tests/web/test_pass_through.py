@@ -189,6 +189,7 @@ class AnswerTests(PassThroughCase):
         """The answer arrives as the server wrote it, whatever it is."""
         house = self.house()
         odd = b'event: message_start\r\ndata: {"type":"message_start" , "x":1.0}\r\n\r\n: note\n\ndata: [DONE]\n\n'
+        odd += b'data:{"type":"message_stop"}\r\r'
         house.fake.plays(Script(steps=[Send(odd[:7]), Send(odd[7:])], headers=anthropic.HEADERS))
         caller = self.post(house)
         self.assertEqual(caller.body, odd)
@@ -575,6 +576,26 @@ class RelayTests(PassThroughCase):
         house.pass_time(31)
         self.assertEqual((caller.body, caller.ended), (script.body_bytes(), True))  # nor is there any ping after it
         self.assertEqual(house.request_lines[-1]["outcome"], "end_turn")
+
+    def test_ended_too_early(self) -> None:
+        """A message that ends in its middle, however properly its body does, ends with an error event."""
+        script = anthropic.stream(anthropic.text("Hello"))
+        house, caller = self.exchange(evolve(script, steps=script.steps[:-1]))
+        error = check_stream(caller.body).error
+        assert error is not None
+        self.assertEqual((error.type, caller.ended), ("api_error", True))
+        self.assertIn("closed the connection in the middle of its answer", error.message)
+        self.assert_idle(house)
+        house, caller = self.exchange(evolve(script, steps=[*script.steps[:-1], Send(script.writes()[-1][:9])]))
+        self.assertFalse(caller.ended)  # within an event there is no place for one
+        self.assert_idle(house)
+
+    def test_last_blank_line(self) -> None:
+        """A message of which only the last blank line is missing is whole (row 70)."""
+        script = anthropic.stream(anthropic.text("Hello"))
+        shorn = script.writes()[-1].rstrip(b"\n")
+        _, caller = self.exchange(evolve(script, steps=[*script.steps[:-1], Send(shorn)]))
+        self.assertEqual((caller.body, caller.ended), (script.body_bytes().rstrip(b"\n"), True))
 
     def test_connection_is_the_length(self) -> None:
         """Where the end of the connection is the end of the body, a message without its last word was cut."""

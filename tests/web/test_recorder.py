@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from claudeproxy.routing.expectations import Secret
 from tests.fakes.anthropic import FakeAnthropic
 from tests.fakes.house import BACKEND_KEY, House, body
-from tests.fakes.openai import Cut, Script, Wait, error, json_body, llama_text, silent, text
+from tests.fakes.openai import Cut, Script, Send, Wait, error, json_body, llama_text, silent, text
 from tests.fakes.scripts import chunk
 
 SESSION = {"x-claude-code-session-id": "0123456789abcdef"}
@@ -167,12 +167,21 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual([each["status"] for each in call["attempts"]], [200])
         for moment in ("first_byte", "first_token", "last_byte", "ended"):
             self.assertIsNotNone(call[moment], moment)
+        self.assertEqual(call["bytes"], self.house.fake.asked[-1].written)
         self.assertIsNone(record["answer"]["error"])
         refusal = {"type": "error", "error": {"type": "rate_limit_error", "message": "not so fast"}}
         self.house.fake.plays(json_body(refusal, 429))
         self.assertEqual(self.house.ask("POST", "/v1/messages", body()).status, 429)
         told = {"status": 429, "type": "rate_limit_error", "message": "not so fast"}
         self.assertEqual(self.last()["answer"]["error"], told)
+        self.assertIsNone(self.last()["backend_call"]["first_token"])
+
+    def test_in_one_piece(self) -> None:
+        """An answer that comes whole in one piece had a first token, too."""
+        self.house.fake.plays(Script(steps=[Wait(1), Send(text("a", "b").body_bytes())]))
+        self.house.ask("POST", "/v1/messages", body())
+        self.house.pass_time(1)
+        self.assertEqual(self.last()["backend_call"]["first_token"], 1.0)
 
     def test_small(self) -> None:
         """A record that is kept does not keep the conversation's hashes, nor the request."""
@@ -240,6 +249,15 @@ class ListTests(SynchronousTestCase):
     def sessions(self, query: str = "") -> list[str]:
         return [each["session"] for each in self.house.ask("GET", f"/admin/requests{query}").json["data"]]
 
+    def test_last(self) -> None:
+        """The last one is the last that asked for a model; whoever looks on asks without one."""
+        house = House()
+        house.ask("GET", "/v1/models")
+        self.assertEqual(house.ask("GET", "/admin/requests/last").json["path"], "/v1/models")
+        house.chat(text("a"))
+        house.ask("GET", "/v1/models")
+        self.assertEqual(house.ask("GET", "/admin/requests/last").json["path"], "/v1/messages")
+
     def test_newest_first(self) -> None:
         """The newest first, and of a limited number."""
         self.assertEqual(self.sessions(), ["aabb", "bbbb", "aaaa"])
@@ -269,6 +287,19 @@ class ListTests(SynchronousTestCase):
         off = self.house.ask("GET", "/admin/requests")
         self.assertEqual(off.status, 404)
         self.assertIn("recorder_size", off.json["error"]["message"])
+
+    def test_running_stay(self) -> None:
+        """Whatever ended goes before what runs: a request that hangs is the one to be asked for."""
+        self.house.reset(recorder_size=3)
+        self.house.fake.plays(silent())
+        self.house.ask("POST", "/v1/messages", body(), {"x-claude-code-session-id": "hanging"})
+        for _ in range(5):
+            self.house.chat(text("x"))
+        self.assertEqual(self.sessions(), ["", "", "hanging"])
+        for name in "abc":
+            self.house.fake.plays(silent())
+            self.house.ask("POST", "/v1/messages", body(), {"x-claude-code-session-id": name})
+        self.assertEqual(self.sessions(), ["c", "b", "a"])
 
     def test_unknown(self) -> None:
         """A request that nobody knows, a path that is none, a method that is none."""

@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from claudeproxy.routing.settings import Settings
 from claudeproxy.routing.sources import SettingsError
 from claudeproxy.service import proxy as proxy_module
+from claudeproxy.service import trace_parts
 from claudeproxy.service.exporting import Exporting
 from claudeproxy.web.tracing import Tracing
 from tests.fakes.anthropic import FakeAnthropic
@@ -187,6 +188,12 @@ class SpanTests(TracingCase):
         for path in ("/v1/models/x", "/v1/models/y", "/nowhere/1", "/nowhere/2", "/health", "/", "/admin/requests"):
             self.house.ask("GET", path)
         self.assertEqual(set(self.spans()), {"GET /v1/models/{id}", "GET"})
+        self.house.ask("MKACTIVITY", "/v1/messages")
+        self.house.ask("MKCOL", "/v1/messages/batches")
+        spans = self.spans()
+        self.assertEqual(set(spans), {"HTTP /v1/messages", "HTTP /v1/{id}"})
+        told = self.attributes(spans["HTTP /v1/messages"])
+        self.assertEqual((told["http.request.method"], told["http.request.method_original"]), ("_OTHER", "MKACTIVITY"))
 
 
 class PropagationTests(TracingCase):
@@ -231,6 +238,7 @@ class PropagationTests(TracingCase):
         self.assertEqual(client.name, "chat claude-sonnet-4-5")
         told = self.attributes(client)
         self.assertEqual(told["gen_ai.provider.name"], "anthropic")
+        self.assertTrue(told["gen_ai.request.stream"])
         self.assertGreater(told["gen_ai.usage.output_tokens"], 0)
         (received,) = (each for each in self.house.fake.received if each.path == "/v1/messages")
         assert client.context is not None
@@ -245,6 +253,7 @@ class PropagationTests(TracingCase):
         self.house.ask("POST", "/v1/messages/count_tokens", body(max_tokens=None, stream=None))
         server, client = self.pair()
         self.assertEqual((server.name, client.name), ("POST /v1/messages/count_tokens", "POST"))
+        self.assertEqual([self.attributes(each)["claudeproxy.outcome"] for each in (server, client)], ["ok", "ok"])
         self.assertNotIn("gen_ai.operation.name", self.attributes(client))
 
     def test_off(self) -> None:
@@ -287,7 +296,7 @@ class AbsenceTests(SynchronousTestCase):
 
     def test_not_installed(self) -> None:
         """Without the extra it says which one is missing."""
-        self.patch(proxy_module, "find_spec", lambda name: None)
-        fault = self.assertRaises(SettingsError, proxy_module.check_tracing, Settings(tracing=True))
+        self.patch(trace_parts, "find_spec", lambda name: None)
+        fault = self.assertRaises(SettingsError, trace_parts.check_tracing, Settings(tracing=True))
         self.assertIn("claudeproxy[otel]", str(fault))
-        proxy_module.check_tracing(Settings())
+        trace_parts.check_tracing(Settings())

@@ -84,6 +84,18 @@ class EventReaderTests(SynchronousTestCase):
         reader._lines.longest = 100
         self.assertRaises(LineTooLong, reader.receive, b"data: " + b"x" * 101)
 
+    def test_bounded_event(self) -> None:
+        """So is an event of too many lines, but not a stream of many events."""
+        lines = b"data: " + b"x" * 2**20 + b"\n"
+        reader = EventReader()
+        for _ in range(100):
+            self.assertEqual(len(reader.receive(lines + lines + b"\n")), 1)
+        for _ in range(60):
+            reader.receive(lines)
+        with self.assertRaises(LineTooLong):
+            for _ in range(10):
+                reader.receive(lines)
+
 
 class IsEventStreamTests(SynchronousTestCase):
     """`is_event_stream`."""

@@ -1,0 +1,69 @@
+"""Reading HTTP's chunks: as Twisted does, but all that one read brings is handed over in one piece.
+
+Twisted hands over each chunk by itself, which makes a write of ours out of every event though a hundred may have come
+at once; and it takes each apart in several steps. Here the plain case is read in one go, and what is not plain (chunk
+extensions, trailers, nonsense, the end) is left to Twisted, so that it fares as it always did.
+"""
+
+import re
+from collections.abc import Callable
+
+from twisted.web.http import _ChunkedTransferDecoder
+
+#: A chunk's length as nearly every server writes it. Not 0, which is the end, and no more digits than fit any body.
+_PLAIN = re.compile(rb"(?=0*+[1-9a-fA-F])([0-9a-fA-F]{1,15})\r\n")
+
+
+class ChunkReader(_ChunkedTransferDecoder):
+    """Interprets a chunked body; whatever Twisted refuses is refused with the same error."""
+
+    dataCallback: Callable[[bytes], None]
+
+    def dataReceived(self, data: bytes) -> None:
+        """The next bytes of the body, in any split."""
+        state = self.state
+        if state == "CHUNK_LENGTH" and not self._buffer:
+            found = _PLAIN.match(data)
+            if found is not None and len(data) - found.end() - 2 == int(found[1], 16) and data.endswith(b"\r\n"):
+                self.dataCallback(data[found.end() : -2])  # by far the most frequent: one whole chunk
+                return
+        if state in ("TRAILER", "FINISHED"):
+            super().dataReceived(data)
+            return
+        if self._buffer:  # a piece of a line: at most a length and its extensions
+            data = bytes(self._buffer) + data
+            self._buffer.clear()
+            self._start = 0
+        pieces: list[bytes] = []
+        rest = self._plain(data, pieces)
+        if pieces:
+            self.dataCallback(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if rest < len(data):
+            super().dataReceived(data[rest:] if rest else data)
+
+    def _plain(self, data: bytes, pieces: list[bytes]) -> int:
+        """Takes whole and half chunks out of ``data``, as far as they are plain; returns where that ends."""
+        place, size = 0, len(data)
+        while place < size:
+            if self.state == "CHUNK_LENGTH":
+                found = _PLAIN.match(data, place)
+                if found is None:
+                    break
+                place = found.end()
+                self.length = int(found[1], 16)
+                self.state = "BODY"
+            elif self.state == "BODY":
+                end = place + self.length
+                if end > size:
+                    pieces.append(data[place:] if place else data)
+                    self.length -= size - place
+                    return size
+                pieces.append(data[place:end])
+                place = end
+                self.state = "CRLF"
+            elif data.startswith(b"\r\n", place):
+                place += 2
+                self.state = "CHUNK_LENGTH"
+            else:
+                break
+        return place

@@ -1,0 +1,139 @@
+"""Connections to backends: Twisted's, with the shortest way for the bytes of a body, and with what is the same for
+every request to a place found out but once."""
+
+from functools import lru_cache, partial
+from typing import Any
+
+from attrs import frozen
+from hyperlink import EncodedURL
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
+from twisted.python.failure import Failure
+from twisted.web._newclient import HTTPClientParser, Request, _ensureValidURI
+from twisted.web.client import URI, Agent, HTTPConnectionPool, _HTTP11ClientFactory
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IBodyProducer, IResponse
+
+from claudeproxy.backends.bounded import BoundedConnection
+from claudeproxy.backends.chunks import ChunkReader
+
+#: So many URLs are known at a time; a backend that is passed through may be asked for many.
+_KNOWN_URLS = 64
+
+_DECODERS = {**HTTPClientParser._transferDecoders, b"chunked": ChunkReader}
+
+
+class BackendConnection(BoundedConnection):
+    """Speaks HTTP/1.1 with a backend. What one read brings of a body is handed over in one piece."""
+
+    #: The way to the reader of the present answer's body is as short as it can be.
+    _direct = False
+
+    def request(self, request: Request) -> Deferred[IResponse]:
+        self._direct = False
+        answer = super().request(request)
+        if self._parser is not None:
+            self._parser._transferDecoders = _DECODERS
+        return answer
+
+    def dataReceived(self, data: bytes) -> None:
+        parser: Any = self._parser
+        if parser is None or parser.line_mode or parser._busyReceiving or parser._buffer or parser.paused:
+            super().dataReceived(data)
+            return
+        if not self._direct and parser.response._state == "CONNECTED":
+            # Its reader stays until the end: no need to ask for each piece who that is.
+            parser.bodyDecoder.dataCallback = parser.response._bodyProtocol.dataReceived
+            self._direct = True
+        try:
+            parser.bodyDecoder.dataReceived(data)
+        except Exception:  # synchronous code, so no cancellation passes here
+            self._giveUp(Failure())
+
+
+class _Connections(_HTTP11ClientFactory):
+    """What a pool makes its connections with; there is no public way to choose another kind."""
+
+    noisy = False  # else two lines of the log for each connection
+
+    def __init__(self, quiescent: Any, metadata: str, clock: IReactorTime, patience: float) -> None:
+        super().__init__(quiescent, metadata)
+        self._clock = clock
+        self._patience = patience
+
+    def buildProtocol(self, addr: IAddress | None) -> BackendConnection:
+        return BackendConnection(self._quiescentCallback, self._clock, self._patience)
+
+
+class BackendPool(HTTPConnectionPool):
+    """Connections that are kept for the next request; a TLS handshake may take ``patience`` seconds."""
+
+    def __init__(self, reactor: Any, patience: float) -> None:
+        super().__init__(reactor, persistent=True)
+        factory: Any = partial(_Connections, clock=reactor, patience=patience)
+        self._factory = factory
+
+
+@frozen
+class _Place:
+    uri: URI
+    #: As the Host header says it.
+    host: bytes
+    endpoint: IStreamClientEndpoint
+    #: Under which the pool keeps connections to it.
+    key: tuple[bytes, bytes, int]
+
+
+class BackendAgent(Agent):
+    """Asks a backend. An address is connected to without asking anybody for its name."""
+
+    def __init__(self, reactor: Any, connect_timeout: float, pool: HTTPConnectionPool) -> None:
+        super().__init__(reactor, connectTimeout=connect_timeout, pool=pool)
+        self._connect_timeout = connect_timeout
+        self._place = lru_cache(_KNOWN_URLS)(self._find)
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
+    ) -> Deferred[IResponse]:
+        place = self._place(uri)
+        if headers is not None and not headers.hasHeader(b"host"):
+            headers.addRawHeader(b"host", place.host)  # else Twisted makes a copy to do so
+        path = place.uri.originForm
+        return self._requestWithEndpoint(place.key, place.endpoint, method, place.uri, headers, bodyProducer, path)
+
+    def _find(self, url: bytes) -> _Place:
+        uri = URI.fromBytes(_ensureValidURI(url.strip()))
+        host = self._computeHostValue(uri.scheme, uri.host, uri.port)
+        return _Place(uri, host, self._endpoint(uri), (uri.scheme, uri.host, uri.port))
+
+    def _endpoint(self, uri: URI) -> IStreamClientEndpoint:
+        host = uri.host.decode("ascii", "replace")
+        kind = TCP4ClientEndpoint if isIPAddress(host) else TCP6ClientEndpoint if isIPv6Address(host) else None
+        if kind is None or uri.scheme != b"http":
+            return self._getEndpoint(uri)  # type: ignore[no-any-return]
+        return kind(self._reactor, host, uri.port, timeout=self._connect_timeout)
+
+
+class _ReadyURL(EncodedURL):
+    """A URL that is as it will be sent: treq asks each one for that, which takes longer than all the rest it does."""
+
+    def __init__(self, url: EncodedURL) -> None:
+        super().__init__(
+            url.scheme, url.host, url.path, url.query, url.fragment, url.port, url.rooted, url.userinfo, url.uses_netloc
+        )
+        self._sent = url.to_text()
+
+    def to_uri(self) -> EncodedURL:
+        return self
+
+    def to_text(self, with_password: bool = False) -> str:
+        return super().to_text(True) if with_password else self._sent
+
+
+@lru_cache(_KNOWN_URLS)
+def ready_url(url: str) -> EncodedURL:
+    """``url`` for treq. Raises what treq would raise, but not for an IPv6 address, which treq takes for a name."""
+    parsed = EncodedURL.from_text(url)
+    return _ReadyURL(parsed if ":" in parsed.host else parsed.to_uri())
