@@ -183,11 +183,11 @@ class TranslatingBackend:
         reply = Reply(message_id, model)
         machine = self._speech.machine(reply, context.expected, self._unique)
 
-        heard = self._tally.listener(prepared.model, context.size, machine, deliver)
+        ending = [self._tally.learner(prepared.model, context.size, machine)]
         if prepared.turn is not None:
-            heard = remembering(self._sessions, prepared.turn, machine, self._clock.seconds, heard)
-        journey, told = prepared.journey, context.told
-        generation = Generation(self.name, machine, heard, self._clock, self._manner.limits, self._log, journey, told)
+            ending.insert(0, remembering(self._sessions, prepared.turn, machine, self._clock.seconds))
+        journey, told, limits = prepared.journey, context.told, self._manner.limits
+        generation = Generation(self.name, machine, deliver, self._clock, limits, self._log, journey, told, ending)
         if context.search is None:
             generation.start(self._send(prepared.model, prepared.body, context, journey), context.check)
         else:
