@@ -66,6 +66,10 @@ class Tally:
         """What `best`, `count` and `learn` want to know of a request."""
         return self._scale.measure(body, dialect)
 
+    def has_tokenizer(self, model: str) -> bool:
+        """Whether the settings name a file for it."""
+        return model in self._tokenizers or "*" in self._tokenizers
+
     def estimate(self, model: str, size: Size) -> Count:
         """The best count without looking at the request again: what was learned, or an estimate."""
         estimate = self._learned.estimate(self._backend, model, size)
