@@ -52,6 +52,9 @@ class ChatSpeech:
     ) -> Recognised:
         return await recognise(client, target, headers, sure)
 
+    def counts(self, dialect: Dialect) -> bool:
+        return bool(dialect.counting)
+
     async def count(
         self, client: BackendClient, target: Target, headers: Headers, body: Mapping[str, Any], dialect: Dialect
     ) -> int | None:

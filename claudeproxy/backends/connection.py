@@ -6,6 +6,7 @@ from typing import Any
 
 from attrs import frozen
 from hyperlink import EncodedURL
+from twisted.internet import tcp
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
@@ -30,6 +31,12 @@ class BackendConnection(BoundedConnection):
 
     #: The way to the reader of the present answer's body is as short as it can be.
     _direct = False
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        transport: Any = self.transport
+        if type(transport) is tcp.Client:
+            transport.protocol = self  # else the endpoint's wrapper, whose work is done, would stay in between
 
     def request(self, request: Request) -> Deferred[IResponse]:
         self._direct = False

@@ -4,7 +4,7 @@ A generation owns its connection. It ends in one of three ways, and says each ex
 failed (both are its last event), or it was cancelled (then nothing more is delivered).
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from typing import Protocol as Structure
 
@@ -50,6 +50,7 @@ class Machine(Structure):
     def begin(self) -> list[Event]: ...
     def keep_alive(self) -> list[Event]: ...
     def receive(self, data: bytes) -> list[Event]: ...
+    def more(self, data: bytes) -> list[Event]: ...
     def close(self) -> list[Event]: ...
     def fail(self, problem: Problem) -> list[Event]: ...
 
@@ -80,6 +81,8 @@ class Generation(Protocol):
     _journey: Journey = field(factory=Journey)
     #: What lines of the log say of the request.
     _told: Mapping[str, Any] = field(factory=dict)
+    #: Who is told of the last events before they are delivered.
+    _ending: Sequence[Callable[[list[Event]], None]] = ()
     _opening: Deferred[None] | None = field(default=None, init=False)
     _paused: bool = field(default=False, init=False)
     _over: bool = field(default=False, init=False)
@@ -190,6 +193,9 @@ class Generation(Protocol):
                 data = self._unpacker.receive(data)
                 if self._unpacker.idle:
                     self._unpacker = None
+            elif self._listening and (events := self._machine.more(data)):
+                self._deliver(events)  # nothing else can have changed
+                return
             events = self._machine.receive(data)
         except BadlyPacked as fault:
             self.fail(bad_gateway(f"Backend {self._backend} sent a packed answer that cannot be unpacked: {fault}."))
@@ -274,6 +280,8 @@ class Generation(Protocol):
 
     def _finish(self, events: list[Event]) -> None:
         self._conclude()
+        for each in self._ending:
+            each(events)
         self._deliver(events)
 
     def _conclude(self) -> None:
@@ -311,8 +319,7 @@ class Generation(Protocol):
     def _blame_ourselves(self) -> None:
         fault, told = discreet(Failure()), self._told
         self._log.failure("translating the answer of {backend} failed", failure=fault, backend=self._backend, **told)
-        self._conclude()
-        self._deliver(self._machine.fail(_OURS))
+        self._finish(self._machine.fail(_OURS))
         self._hang_up()
 
     def _never_spoke(self) -> None:

@@ -64,7 +64,10 @@ class OllamaSpeech:
         window = Facts(window=self.num_ctx or UNKNOWN_WINDOW)
         return Recognised(DIALECTS["ollama"], models, window, ask=ask)
 
+    def counts(self, dialect: Dialect) -> bool:
+        return False  # PROTOCOL 6.2: Ollama cannot count
+
     async def count(
         self, client: BackendClient, target: Target, headers: Headers, body: Mapping[str, Any], dialect: Dialect
     ) -> int | None:
-        return None  # PROTOCOL 6.2: Ollama cannot count
+        return None

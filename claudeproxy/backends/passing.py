@@ -115,9 +115,9 @@ class PassThrough:
     def generate(self, prepared: Prepared, message_id: str, model: str, deliver: Deliver) -> Generation:
         expected, size, letter = prepared.context
         machine = AnthropicStream(Reply(message_id, model), expected, self._unique)
-        heard = self._tally.listener(prepared.model, size, machine, deliver)
-        journey, told = prepared.journey, letter.told
-        generation = Generation(self.name, machine, heard, self._clock, self._limits, self._log, journey, told)
+        ending = [self._tally.learner(prepared.model, size, machine)]
+        journey, told, limits = prepared.journey, letter.told, self._limits
+        generation = Generation(self.name, machine, deliver, self._clock, limits, self._log, journey, told, ending)
         generation.start(self._send(letter, prepared.body, journey))
         return generation
 

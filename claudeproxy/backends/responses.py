@@ -61,10 +61,13 @@ class ResponsesSpeech:
             return evolve(recognised, dialect=DIALECTS[self.unknown])
         return recognised
 
+    def counts(self, dialect: Dialect) -> bool:
+        return dialect.name in ("openai", "llama.cpp")
+
     async def count(
         self, client: BackendClient, target: Target, headers: Headers, body: Mapping[str, Any], dialect: Dialect
     ) -> int | None:
-        if dialect.name not in ("openai", "llama.cpp"):
+        if not self.counts(dialect):
             return None
         counted = _COUNTED if dialect.name == "openai" else _COUNTED_BY_LLAMA
         asked = {name: body[name] for name in counted if name in body}

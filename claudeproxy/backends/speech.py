@@ -53,6 +53,9 @@ class Speech(Protocol):
         """What the server says of itself; ``sure`` is the dialect that needs no recognising. Raises `Refusal` if it
         cannot be reached."""
 
+    def counts(self, dialect: Dialect) -> bool:
+        """Whether a server of that dialect can count exactly at all."""
+
     async def count(
         self, client: BackendClient, target: Target, headers: Headers, body: Mapping[str, Any], dialect: Dialect
     ) -> int | None:

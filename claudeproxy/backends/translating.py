@@ -183,11 +183,11 @@ class TranslatingBackend:
         reply = Reply(message_id, model)
         machine = self._speech.machine(reply, context.expected, self._unique)
 
-        heard = self._tally.listener(prepared.model, context.size, machine, deliver)
+        ending = [self._tally.learner(prepared.model, context.size, machine)]
         if prepared.turn is not None:
-            heard = remembering(self._sessions, prepared.turn, machine, self._clock.seconds, heard)
-        journey, told = prepared.journey, context.told
-        generation = Generation(self.name, machine, heard, self._clock, self._manner.limits, self._log, journey, told)
+            ending.insert(0, remembering(self._sessions, prepared.turn, machine, self._clock.seconds))
+        journey, told, limits = prepared.journey, context.told, self._manner.limits
+        generation = Generation(self.name, machine, deliver, self._clock, limits, self._log, journey, told, ending)
         if context.search is None:
             generation.start(self._send(prepared.model, prepared.body, context, journey), context.check)
         else:
@@ -204,8 +204,7 @@ class TranslatingBackend:
             asked = evolve(asked, tools=(), tool_choice=None)
         chat = await self._translated(asked, model, dialect, "")
         size = self._tally.measure(chat.body, dialect.name)
-        ask = partial(self._ask_for_count, chat.body, dialect)
-        count = await self._tally.count(model, encode(_counted(chat.body)), chat.body, size, ask)
+        count = await self._best_count(chat.body, model, dialect, size)
         return evolve(count, window=profile.window, dropped=chat.dropped)
 
     async def offers(self) -> Sequence[Offer]:
@@ -249,9 +248,14 @@ class TranslatingBackend:
         fit = Fit(best.tokens, best.source, profile.window, wanted(body), silent, best.counted)
         if not fit.is_near:
             return fit
-        encoded = encode(_counted(body))
-        exact = await self._tally.count(model, encoded, body, size, partial(self._ask_for_count, body, profile.dialect))
+        exact = await self._best_count(body, model, profile.dialect, size)
         return evolve(fit, tokens=exact.tokens, source=exact.source, counted=exact.counted)
+
+    async def _best_count(self, body: Mapping[str, Any], model: str, dialect: Dialect, size: Size) -> Count:
+        ask = partial(self._ask_for_count, body, dialect) if self._speech.counts(dialect) else None
+        if ask is None and not self._tally.has_tokenizer(model):
+            return self._tally.estimate(model, size)  # nobody can do better: spared the search in what was counted
+        return await self._tally.count(model, encode(_counted(body)), body, size, ask)
 
     async def _ask_for_count(self, body: Mapping[str, Any], dialect: Dialect) -> int | None:
         target = await self._locate()

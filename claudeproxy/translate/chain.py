@@ -7,7 +7,7 @@ are not chained themselves, so that a message left out can be told from one that
 
 from array import array
 from collections.abc import Iterable, Mapping
-from hashlib import blake2b
+from hashlib import sha256
 from typing import Any
 
 from attrs import field, frozen
@@ -136,7 +136,7 @@ class _Links:
             if not isinstance(message.get("content"), str):
                 _, images = texts_and_images(message)
                 end += sum(min(0, _IMAGE_BYTES - len(image)) for image in images)
-            digest = blake2b(data, digest_size=_DIGEST).digest()
+            digest = _digest(data)
             if len(digests) >= FINE:
                 group.append(digest)
                 if len(group) < GROUP:
@@ -149,7 +149,7 @@ class _Links:
 
 
 def _digest(data: bytes) -> bytes:
-    return blake2b(data, digest_size=_DIGEST).digest()
+    return sha256(data).digest()[:_DIGEST]  # processors help with this one: half the time of any other
 
 
 #: A letter for each role, or type of an item that has none.

@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import define, field
 
+from claudeproxy.model.events import Event, TextDelta, ThinkingDelta
 from claudeproxy.model.problems import bad_gateway
 from claudeproxy.translate.failures import is_bare_error, problem_from_error
 from claudeproxy.translate.stops import CUTS, Ending, ending_of, shown_reason
@@ -17,9 +18,14 @@ from claudeproxy.translate.stream_machine import StreamMachine
 from claudeproxy.translate.tool_calls import ToolCall, ToolCalls, index_of
 from claudeproxy.translate.usage import completed, from_chat, from_progress, from_timings
 from claudeproxy.wire.json import NotJSON
+from claudeproxy.wire.sse import EventReader
+from claudeproxy.wire.stencil import Stencil, cut
 
 #: The fields in which servers send reasoning; of several in one delta the first wins (row 32).
 _REASONING = ("reasoning_content", "reasoning", "thinking")
+
+#: So many stencils of an answer may be of no use in a row: some servers put something new into each event.
+_MOST_USELESS = 8
 
 #: Where a chunk may tell counts (row 44), beside its choices.
 _COUNTS = frozenset({"usage", "x_groq", "timings", "prompt_progress"})
@@ -42,10 +48,50 @@ class ChatStream(StreamMachine):
     #: Row 54: the provider's own word for an end that the gateway calls a good one.
     _broke_off: bool = field(default=False, init=False)
 
+    #: How pieces like the last one look.
+    _stencil: Stencil | None = field(default=None, init=False)
+    _kind: type[TextDelta] | type[ThinkingDelta] = field(default=TextDelta, init=False)
+    #: Stencils in a row that were of no use.
+    _useless: int = field(default=0, init=False)
+
     @property
     def settled(self) -> bool:
         """Whether the backend named the end, so that a missing ``[DONE]`` need not be waited for (row 55)."""
         return bool(self._finish) or self.reply.over
+
+    def more(self, data: bytes) -> list[Event]:
+        if self._stencil is None or self.reply.over:
+            return []
+        text = self._stencil.text(data)
+        if not text:
+            return []
+        self._useless = 0
+        return self._composer.piece(self._kind, text)
+
+    def receive(self, data: bytes) -> list[Event]:
+        events = super().receive(data)
+        piece = events[0] if len(events) == 1 else None
+        if isinstance(piece, TextDelta | ThinkingDelta):
+            self._learn(data, piece)
+        else:
+            self._stencil = None
+        return events
+
+    def _learn(self, data: bytes, piece: TextDelta | ThinkingDelta) -> None:
+        """``data`` were one piece of the answer: the next ones may look the same."""
+        kind = type(piece)
+        between = type(self._reader) is EventReader and self._reader.between
+        if not between or self.settled or self._calling or not self._composer.is_open(kind):
+            self._stencil = None
+            return
+        if kind is not self._kind:
+            self._kind, self._stencil = kind, None
+        if self._useless < _MOST_USELESS:
+            text, place = (piece.text, _content) if isinstance(piece, TextDelta) else (piece.thinking, _thought)
+            found = cut(data, text, place)
+            if found is not None:
+                self._useless += 1
+                self._stencil = found
 
     def _close(self) -> None:
         if self._done or self._finish or self._expected.ends_without_done:
@@ -182,6 +228,20 @@ class ChatStream(StreamMachine):
         if self._broke_off:
             doubt = bad_gateway(f"Backend {self._expected.backend} lost its connection to the model.")
         self._conclude(Ending.REFUSED if self._refused else ending, self._calls.dropped, doubt)
+
+
+def _content(value: Any) -> Any:
+    """Where `ChatStream` finds the text of a chunk with one choice and nothing else in it."""
+    match value:
+        case {"choices": [{"delta": {"content": text}}]}:
+            return text
+
+
+def _thought(value: Any) -> Any:
+    """Where it finds the thinking."""
+    match value:
+        case {"choices": [{"delta": dict(delta)}]} if not (delta.get("content") or "reasoning_details" in delta):
+            return next((delta[name] for name in _REASONING if delta.get(name)), None)
 
 
 def _without_no_number(found: re.Match[bytes]) -> bytes:

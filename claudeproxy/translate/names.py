@@ -33,9 +33,10 @@ class Names:
         """For tools of these names."""
         names = cls()
         for tool in tools:
-            names._restored[shortened(tool)] = tool
-            for name in (tool, shortened(tool)):
-                names._folded.setdefault(name.casefold(), tool)
+            short = shortened(tool)
+            names._restored[short] = tool
+            names._folded.setdefault(tool.casefold(), tool)
+            names._folded.setdefault(short.casefold(), tool)
         return names
 
     def restore(self, name: str) -> str:

@@ -93,6 +93,12 @@ class Reply:
         self._grammar.admit(event)
         self._events.append(event)
 
+    def piece(self, kind: type[TextDelta] | type[ThinkingDelta], text: str) -> list[Event]:
+        """One more piece of the open block, which is of that kind and has content; taken at once."""
+        event = kind(self._index, text)
+        self._grammar.admit(event)
+        return [event]
+
     def open_thinking(self) -> None:
         """A thinking block, even if none of its text is shown."""
         if self._open != "thinking":

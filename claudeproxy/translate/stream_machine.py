@@ -95,6 +95,11 @@ class StreamMachine:
             self._read(data)
         return self.reply.take()
 
+    def more(self, data: bytes) -> list[Event]:
+        """The same, if the bytes are one more piece like the last one, by a shorter way; else nothing has happened, and
+        they are to be received."""
+        return []
+
     def close(self) -> list[Event]:
         """The events that follow from the body's end: the answer's own end, or its failure (rows 50, 55)."""
         if not self.reply.over:

@@ -7,7 +7,17 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.web.http import Request
 
-from claudeproxy.model.events import Event, Failed, MessageDelta, MessageStart, MessageStop, Ping, tells
+from claudeproxy.model.events import (
+    Event,
+    Failed,
+    MessageDelta,
+    MessageStart,
+    MessageStop,
+    Ping,
+    TextDelta,
+    ThinkingDelta,
+    tells,
+)
 from claudeproxy.model.problems import Problem, stopping
 from claudeproxy.translate.message import MessageAssembly
 from claudeproxy.translate.usage import scaled
@@ -17,6 +27,7 @@ from claudeproxy.wire.events import encode_event, problem_json, stream_bytes
 from claudeproxy.wire.json import encode
 
 _LAST = (MessageStop, Failed)
+_PIECES = (TextDelta, ThinkingDelta)
 
 
 def answer_json(request: Request, value: Any, status: int = 200) -> bytes:
@@ -129,6 +140,12 @@ class StreamAnswer:
             return
         now = self._clock.seconds()
         last = events[-1]
+        if self._noted and self._committed and len(events) == 1 and type(last) in _PIECES:  # by far the most frequent
+            self._request.write(encode_event(last))
+            self._written = now
+            if tells(last):
+                self._heard = now
+            return
         ends = isinstance(last, _LAST)
         if ends or not self._noted:
             _note(self._exchange, events, self._tape, now)

@@ -1,11 +1,11 @@
 """What the flight recorder keeps of one request, and how it is told: both sides of the proxy, with timings."""
 
 from collections.abc import Mapping
-from copy import copy
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
-from attrs import define
+from attrs import define, fields
 from twisted.web.http import Request
 
 from claudeproxy.backends.journey import Attempt, Journey
@@ -25,6 +25,8 @@ _TELLING = (
     b"traceparent",
 )
 _LONGEST_HEADER = 500
+#: What makes a copy of an exchange: many times as fast as `copy.copy`, which goes through pickle's ways.
+_values = attrgetter(*(each.name for each in fields(Exchange)))
 
 
 @define(eq=False)
@@ -56,7 +58,7 @@ class Record:
     def close(self) -> None:
         """The request has left."""
         self._note_what_runs()
-        self.exchange, self._request = copy(self.exchange), None
+        self.exchange, self._request = Exchange(*_values(self.exchange)), None
         self.exchange.turn = self.exchange.stop = None
 
     @property

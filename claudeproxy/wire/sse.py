@@ -56,6 +56,11 @@ class EventReader:
     #: An event begins with the next byte, or a blank line stands between two.
     _between: bool = field(default=False, init=False)
 
+    @property
+    def between(self) -> bool:
+        """Whether an event begins with the next byte."""
+        return self._between
+
     def receive(self, data: bytes) -> list[ServerSentEvent]:
         """The events that ``data`` completes. Raises `wire.lines.LineTooLong`, for all lines of one event together."""
         events: list[ServerSentEvent] = []

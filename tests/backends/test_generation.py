@@ -35,6 +35,9 @@ class Words:
     def keep_alive(self) -> list[Event]:
         return []
 
+    def more(self, data: bytes) -> list[Event]:
+        return []
+
     def receive(self, data: bytes) -> list[Event]:
         events: list[Event] = []
         for each in data.decode("latin-1"):

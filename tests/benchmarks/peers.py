@@ -81,12 +81,12 @@ def server() -> Iterator[int]:
 
 
 @contextmanager
-def claudeproxy(folder: Path, server: int) -> Iterator[Target]:
+def claudeproxy(folder: Path, server: int, dialect: str = "generic") -> Iterator[Target]:
     """As users start it, with everything on."""
     settings = {
         "PROVIDER": "openai",
         "PROVIDER_BASE_URL": f"http://127.0.0.1:{server}/v1",
-        "PROVIDER_DIALECT": "generic",
+        "PROVIDER_DIALECT": dialect,
     }
     with running(folder, variables=settings, within=pinned(MEASURED)) as daemon:
         yield Target("claudeproxy", daemon.port, "/v1/messages", daemon.pid)

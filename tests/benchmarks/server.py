@@ -66,9 +66,11 @@ class Server(asyncio.Protocol):
             answer.add_done_callback(self._answers.discard)
 
     async def _answer(self, request: bytes) -> None:
-        model = _MODEL.search(request)
+        model = None if b"/input_tokens " in request[:100] else _MODEL.search(request)
         if model is None:
-            if request.startswith(b"GET /v1/models "):
+            if b"/input_tokens " in request[:100]:
+                self._whole(b"200 OK", {"input_tokens": 20_000})
+            elif request.startswith(b"GET /v1/models "):
                 self._whole(b"200 OK", {"object": "list", "data": [{"id": "text-1-0", "object": "model"}]})
             else:
                 self._whole(b"404 Not Found", {"error": {"message": "expected a model such as text-100-50"}})

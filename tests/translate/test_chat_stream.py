@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from itertools import count
 from typing import Any
+from unittest.mock import patch
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.model.events import Event, Failed, MessageDelta
 from claudeproxy.model.problems import bad_gateway
+from claudeproxy.translate import chat_stream
 from claudeproxy.translate.chat_request import to_chat
 from claudeproxy.translate.chat_stream import ChatStream
 from claudeproxy.translate.dialects import DIALECTS
@@ -19,6 +21,7 @@ from claudeproxy.translate.reply import Reply
 from claudeproxy.translate.stream_machine import MOST_NOISE
 from claudeproxy.wire.events import stream_bytes
 from claudeproxy.wire.requests import parse_messages
+from claudeproxy.wire.stencil import cut
 from tests import strategies
 from tests.fakes.scripts import json_bytes, llama_text, step_bytes, text, usage_chunk
 from tests.stream_checker import Checked, check_stream
@@ -282,3 +285,64 @@ class ChatStreamTests(SynchronousTestCase):
         body = (head + data.draw(st.sampled_from(["", "\n", "\n\n", "x\n"]))).encode() + text("a").body_bytes()
         self.assertEqual(fed(machine(), [body]), fed(machine(), data.draw(strategies.splits(body))))
         self.assertEqual(fed(machine(), [body]), fed(machine(), [body[at : at + 1] for at in range(len(body))]))
+
+
+class ShortWayTests(SynchronousTestCase):
+    """`more`: pieces that look like the last one."""
+
+    def both(self, deltas: list[dict[str, Any]], taken: int, **expected: Any) -> None:
+        """Both ways say the same, and so many pieces went the short one."""
+        pieces = [sse([{"choices": [{"index": 0, "delta": each}]}], done=False) for each in deltas]
+        short, long = machine(**expected), machine(**expected)
+        said: list[Event] = []
+        shortly = 0
+        for piece in pieces:
+            events = short.more(piece)
+            shortly += bool(events)
+            said += events or short.receive(piece)
+        self.assertEqual(said + short.close(), fed(long, pieces))
+        self.assertEqual((shortly, short.spoken, short.remarks), (taken, long.spoken, long.remarks))
+
+    def test_taken(self) -> None:
+        """Text and thinking, each from its third piece on; a line end is spelled otherwise, and changes nothing."""
+        self.both([{"content": each} for each in ("one", " two", " three", "\n", " four")], 2)
+        self.both([{"reasoning": each} for each in ("one", " two", " three")], 1, think_tags=True)
+        thoughts = [{"content": None, "reasoning_content": each} for each in ("one", " two", " three")]
+        self.both([*thoughts, *({"content": each} for each in ("one", " two", " three"))], 2)
+
+    def test_not_taken(self) -> None:
+        """Where more than one piece may come of it, or none."""
+        words = [{"content": each} for each in ("x", "y", "ab", "c")]
+        for expected in ({"stops": ("ab",)}, {"silent": True}, {"begun": "xyabcd"}):
+            self.both(words, 0, **expected)
+        self.both([{"content": each} for each in ("<thi", "nk>", "y", "y", "</think>", "z")], 0, think_tags=True)
+        self.both([{"reasoning": each["content"]} for each in words], 0, hides_thinking=True)
+
+    def test_calls(self) -> None:
+        """Text after a call ends it, unless it is blank."""
+        call = {"tool_calls": [{"index": 0, "id": "call_1", "function": {"name": "Bash", "arguments": "{}"}}]}
+        said = [{"content": each} for each in ("one", " two", " three")]
+        self.both([*said, call, {"content": " "}, {"content": "four"}, {"content": "five"}], 1)
+
+    def test_details(self) -> None:
+        """What goes back with the thinking is collected from every piece."""
+        details = [{"type": "reasoning.encrypted", "data": "cipher"}]
+        self.both([{"reasoning": each, "reasoning_details": details} for each in ("one", " two", " three")], 0)
+
+    def test_over(self) -> None:
+        """After the end nothing is said."""
+        pieces = [
+            sse([{"choices": [{"index": 0, "delta": {"content": each}}]}], done=False) for each in ("a", "b", "c")
+        ]
+        stream = machine()
+        fed(stream, pieces)
+        self.assertEqual(stream.more(pieces[2]), [])
+
+    def test_ever_new(self) -> None:
+        """A server that puts something new into each event is not looked at again and again."""
+        with patch.object(chat_stream, "cut", wraps=cut) as looked:
+            stream = machine()
+            for number in range(100):
+                chunk = {"id": number, "choices": [{"index": 0, "delta": {"content": f"word {number}"}}]}
+                stream.receive(sse([chunk], done=False))
+        self.assertLess(looked.call_count, 10)

@@ -19,12 +19,17 @@ from claudeproxy.translate.reply import Reply
 from claudeproxy.wire.events import stream_bytes
 from claudeproxy.wire.json import decode, encode
 from claudeproxy.wire.requests import parse_messages
-from tests.strategies import IDS, chat_streams, sensible_streams, splits
+from tests.strategies import IDS, chat_chunks, chat_streams, sensible_streams, splits
 from tests.stream_checker import Checked, check_stream
 from tests.translate.sdk_types import requests, unknown_to_openai
 
 DONE = b"data: [DONE]\n\n"
 EXPECTED = Expected("fake", 10, names=Names.of(("Bash", "Read")))
+
+#: Where a delta may have a text.
+_SAID = ("content", "reasoning_content", "reasoning", "thinking", "refusal")
+
+_WORDS = st.sampled_from(["a", "b", " ", "ab", "Hello", "</think>"]) | st.text(max_size=3)
 
 many = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -34,17 +39,26 @@ def sse(chunks: Iterable[Any]) -> bytes:
     return b"".join(b"data: " + encode(chunk) + b"\n\n" for chunk in chunks)
 
 
-def answered(pieces: Iterable[bytes], expected: Expected, ending: str = "close") -> list[Event]:
-    """All events of an answer; fed further than its end, as a relay might."""
+def answered(pieces: Iterable[bytes], expected: Expected, ending: str = "close", shortly: bool = False) -> list[Event]:
+    """All events of an answer; fed further than its end, as a relay might. ``shortly`` tries the short way first."""
     numbers = iter(range(1, 10**6))
     machine = ChatStream(Reply("msg_1", "claude-x"), expected, lambda: f"u{next(numbers)}")
-    events = [event for piece in pieces for event in machine.receive(piece)]
+    events = [event for piece in pieces for event in (shortly and machine.more(piece)) or machine.receive(piece)]
     events += machine.close() if ending == "close" else machine.fail(bad_gateway("it broke off"))
     return events + machine.receive(DONE) + machine.close() + machine.fail(bad_gateway("too late"))
 
 
 def judged(events: list[Event]) -> Checked:
     return check_stream(stream_bytes(events), raw_tools=True)
+
+
+def reworded(chunk: dict[str, Any], text: str) -> dict[str, Any]:
+    """The same chunk with another text."""
+    match chunk:
+        case {"choices": [{"delta": dict(delta)} as choice, *rest]}:
+            told = {key: text if key in _SAID and isinstance(value, str) else value for key, value in delta.items()}
+            return {**chunk, "choices": [{**choice, "delta": told}, *rest]}
+    return chunk
 
 
 @st.composite
@@ -84,6 +98,19 @@ class AnswerProperties(SynchronousTestCase):
         body = sse(chunks) + DONE
         whole, cut = (judged(answered(pieces, expected)) for pieces in ([body], data.draw(splits(body))))
         self.assertEqual((cut.message, cut.error), (whole.message, whole.error))
+
+    @many
+    @given(st.lists(st.tuples(chat_chunks(), st.lists(_WORDS, max_size=4)), max_size=8), expectations())
+    def test_same_on_the_short_way(self, chunks: list[tuple[Any, list[str]]], expected: Expected) -> None:
+        """Pieces that differ in nothing but their texts may go another way, and are the same events in the same order;
+        also where they are cut."""
+        alike = [like for chunk, texts in chunks for like in (chunk, *(reworded(chunk, text) for text in texts))]
+        frames = [sse([each]) for each in alike] + [DONE]
+        halves = [half for frame in frames for half in (frame[: len(frame) // 2], frame[len(frame) // 2 :])]
+        for pieces in (frames, halves, [*frames[:2], *halves]):
+            for ending in ("close", "fail"):
+                short, long = (answered(pieces, expected, ending, shortly) for shortly in (True, False))
+                self.assertEqual(short, long)
 
     @many
     @given(sensible_streams(), st.data())

@@ -8,6 +8,9 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.translate import stream_machine
+from claudeproxy.translate.chat_stream import ChatStream
+from claudeproxy.translate.expected import Expected
+from claudeproxy.translate.reply import Reply
 from claudeproxy.wire.json import decode
 from tests.fakes.house import BACKEND_PORT, House, body
 from tests.fakes.openai import text
@@ -57,6 +60,23 @@ class CountedTests(SynchronousTestCase):
             self.house.ask("POST", "/v1/messages", body())
         told = [json.loads(each)["choices"][0]["delta"].get("content") for each in decoded if b'"content"' in each]
         self.assertEqual([each for each in told if each], WORDS)
+
+    def test_alike(self) -> None:
+        """Of events that come one by one and are the same but for their texts, few are taken apart."""
+        events = [step_bytes(step) for step in text(*WORDS).steps]
+        machine = ChatStream(Reply("msg_1", "m"), Expected("box", 1), lambda: "u")
+        decoded: list[bytes] = []
+
+        def counted(data: Any) -> Any:
+            decoded.append(data)
+            return decode(data)
+
+        with patch.object(stream_machine, "decode", counted):
+            for each in events:
+                if each and not machine.more(each):
+                    machine.receive(each)
+        self.assertEqual(machine.reply.kinds, ["text"])
+        self.assertLess(len(decoded), 8)
 
     def test_connections(self) -> None:
         """Requests that follow each other share one connection to the backend."""
