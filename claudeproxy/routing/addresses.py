@@ -53,8 +53,8 @@ class Address:
 
     def __str__(self) -> str:
         """The endpoint string again, quoted where it must be."""
-        named = (f"{name}={_quoted(value)}" for name, value in self.options)
-        return ":".join([self.kind, *(_quoted(word).replace("=", "\\=") for word in self.words), *named])
+        named = (f"{_nameless(name)}={_quoted(value)}" for name, value in self.options)
+        return ":".join([self.kind, *map(_nameless, self.words), *named])
 
     def get(self, name: str, default: str = "") -> str:
         """What it says of this."""
@@ -118,3 +118,8 @@ def _parts(text: str) -> Iterator[tuple[str | None, str]]:
 
 def _quoted(value: str) -> str:
     return value.replace("\\", "\\\\").replace(":", "\\:")
+
+
+def _nameless(word: str) -> str:
+    """Quoted so that no part of it is taken for a name."""
+    return _quoted(word).replace("=", "\\=")

@@ -1,6 +1,6 @@
 """Endpoint strings, and who could reach them (issue 6)."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.trial.unittest import SynchronousTestCase
@@ -19,6 +19,8 @@ class AddressTests(SynchronousTestCase):
     """`Address`."""
 
     @given(WORDS, WORDS)
+    @example(":=", "")
+    @example("\\=:", "=")
     def test_quoting(self, path: str, other: str) -> None:
         """What Twisted's own function quotes is read as it was meant, and written so that it is read again."""
         text = f"unix:{quoteStringArgument(path)}:mode={quoteStringArgument(other)}"
