@@ -182,6 +182,7 @@ def test_refused(daemon: Daemon) -> None:
     assert_well(daemon, before)
 
 
+@pytest.mark.slow
 def test_slow(daemon: Daemon) -> None:
     """Who sends headers or a body too slowly is told so and left, and who sends nothing is left in silence."""
     before = descriptors(daemon)

@@ -55,6 +55,7 @@ def proxied(folder: Path, address: str) -> Iterator[Daemon]:
         yield daemon
 
 
+@pytest.mark.slow
 def test_ten_turns(tmp_path: Path) -> None:
     """From the second turn on what was the whole prompt a turn ago is found in the cache, though system messages,
     tools, results, thoughts and an attribution line are in it."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.e2e.daemon import free_port, running
+from tests.e2e.daemon import free_port, running, wait_until
 
 BODY = {"model": "m", "max_tokens": 8, "messages": [{"role": "user", "content": "prompt-canary"}]}
 
@@ -74,7 +74,7 @@ def test_collector_hangs(tmp_path: Path) -> None:
         with running(tmp_path / "daemon", variables=told) as daemon:
             for _ in range(20):
                 assert daemon.asked("POST", "/v1/messages", BODY, timeout=10).status == 529
-            assert received
+            wait_until("the first traces are on their way", 10, lambda: received)
             daemon.signal(signal.SIGTERM)
             assert daemon.ended() == 143
             assert "could not be sent" in daemon.log
