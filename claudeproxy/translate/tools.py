@@ -18,6 +18,8 @@ _PLACEHOLDER = "DeferredToolPlaceholder"
 #: Tools that Anthropic's servers run.
 _ON_SERVERS = ("web_search_", "web_fetch_", "code_execution_", "tool_search_tool_", "advisor_", "mcp_toolset")
 _SEARCHES = "tool_search_tool_"
+#: So many characters of a type are told to whom it is refused: a client can call it anything.
+_LONGEST_KIND = 100
 
 
 @frozen
@@ -82,7 +84,7 @@ def _shown(
                 continue
             known = kind.startswith(_ON_SERVERS)
             if not drop_server_tools:
-                what = f"server tool {kind}" if known else f"tool type {kind}"
+                what = f"{'server tool' if known else 'tool type'} {kind[:_LONGEST_KIND]}"
                 raise Refusal(invalid_request(f"tools: {what} is not available on this backend"))
             dropped.append(f"tools.{kind}")
         elif tool.name == _PLACEHOLDER:

@@ -274,6 +274,12 @@ class ToolRows(Rows):
         names = Names.of(["Bash", "bash"])
         self.assertEqual([names.restore(each) for each in ("Bash", "bash")], ["Bash", "bash"])
 
+    def test_a_long_type(self) -> None:
+        """A refusal stays short, whatever a client calls a type."""
+        tools = [{"type": "x" * 5000, "name": "t"}]
+        refusal = self.assertRaises(Refusal, chat, tools=tools)
+        self.assertEqual(refusal.problem.message, f"tools: tool type {'x' * 100} is not available on this backend")
+
     def test_server_tools(self) -> None:
         """1.5: tools of Anthropic's servers are refused by their names or, by setting, dropped and told."""
         for kind in (
