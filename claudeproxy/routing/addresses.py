@@ -60,10 +60,6 @@ class Address:
         """What it says of this."""
         return dict(self.options).get(name, default)
 
-    def having(self, name: str, value: str) -> Address:
-        """Itself, but with this where it does not say anything of it."""
-        return self if name in dict(self.options) else evolve(self, options=(*self.options, (name, value)))
-
     def with_paths(self, absolute: Callable[[str], str]) -> Address:
         """Itself, with its files' paths as ``absolute`` gives them."""
         files = _FILES.get(self.kind, ())

@@ -18,7 +18,7 @@ from claudeproxy.service.commands import DONE, FAILED, MISUSED
 from claudeproxy.service.judging import Judgement, judge
 from claudeproxy.service.reading import Unreadable
 from claudeproxy.service.surveying import Finding, Survey, survey
-from claudeproxy.service.workshop import check_embedded, check_tokenizers
+from claudeproxy.service.workshop import check_files
 
 #: So many models of a backend are shown; JSON has them all.
 _SHOWN = 20
@@ -39,8 +39,7 @@ class Command(NetworkCommand):
         given = {name: self[name] for name, _ in options() if self[name] is not None}
         try:
             settled = self.read(environ, folder, given)
-            check_embedded(settled.settings)
-            check_tokenizers(settled.settings)
+            check_files(settled.settings)
         except (SettingsError, Unreadable, UnusableModel, BadTokenizer) as fault:
             return self.fails(fault, MISUSED, out, err, settings="bad")
         surveyed = await survey(settled.settings, reactor)

@@ -29,7 +29,7 @@ from claudeproxy.service.listening import CannotListen, Listening
 from claudeproxy.service.observers import Logs
 from claudeproxy.service.reading import NO_FILE
 from claudeproxy.service.trace_parts import check_tracing, exporting
-from claudeproxy.service.workshop import Workshop, check_embedded, check_tokenizers
+from claudeproxy.service.workshop import Workshop, check_files
 from claudeproxy.web.admin import AdminAPI
 from claudeproxy.web.app import MessagesAPI
 from claudeproxy.web.exchange import Exchanges, Witness
@@ -192,8 +192,7 @@ class Proxy(Service):
         settings = evolve(settings, **unchanged)
         try:
             verify(settings, self._found_open())
-            check_embedded(settings)
-            check_tokenizers(settings)
+            check_files(settings)
             renewed = [each.renewed() for each in (self._doors, self._admin_doors)]
         except (SettingsError, UnusableModel, BadTokenizer, BadCertificate):
             self.reload_refused()

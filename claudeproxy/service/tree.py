@@ -24,7 +24,7 @@ from claudeproxy.service.reading import Reader, Unreadable
 from claudeproxy.service.reload import ReloadOnHangup
 from claudeproxy.service.scribe import Scribe
 from claudeproxy.service.systemd import Systemd
-from claudeproxy.service.workshop import check_embedded, check_tokenizers
+from claudeproxy.service.workshop import check_files
 
 __all__ = ["Daemon", "Options", "makeService"]
 
@@ -117,8 +117,7 @@ def makeService(options: Options) -> IService:
     reader = Reader(config, folder, dict(os.environ), options.given())
     try:
         settled = reader.read()
-        check_embedded(settled.settings)
-        check_tokenizers(settled.settings)
+        check_files(settled.settings)
         scribe = _scribe(options.parent)
         logs = Logs(scribe=scribe)
         proxy = Proxy(settled.settings, reactor, logs=logs)

@@ -51,6 +51,13 @@ def check_tokenizers(settings: Settings) -> None:
             read_vocabulary(Path(path), f"backends.{backend.name}.tokenizers.{model}")
 
 
+def check_files(settings: Settings) -> None:
+    """Whether the files that the settings name can be used. Raises `backends.gguf.UnusableModel` or
+    `backends.tokenizer.BadTokenizer`."""
+    check_embedded(settings)
+    check_tokenizers(settings)
+
+
 def _nothing() -> None:
     """Nobody wants to know."""
 

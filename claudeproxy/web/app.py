@@ -28,7 +28,7 @@ from claudeproxy.web.bodies import letter_of
 from claudeproxy.web.exchange import Exchange, Exchanges, printable
 from claudeproxy.web.exposition import Exposition
 from claudeproxy.web.faults import Faults, answer_faults, unless_gone
-from claudeproxy.web.gate import Gate, every_credential, header, text
+from claudeproxy.web.gate import Gate, every_credential, header, query
 from claudeproxy.web.guard import own_keys
 from claudeproxy.web.health import Health
 from claudeproxy.web.live import Live
@@ -128,7 +128,7 @@ class MessagesAPI:
     @app.route("/v1/models", methods=["GET"], strict_slashes=False)
     @unless_gone
     async def models(self, request: Request) -> bytes:
-        return answer_json(request, page(await self._catalogue(), _query(request)))
+        return answer_json(request, page(await self._catalogue(), query(request)))
 
     @app.route("/v1/models/<path:name>", methods=["GET"])
     @unless_gone
@@ -289,8 +289,3 @@ def _letter(request: Request, exchange: Exchange, live: Live) -> Letter:
     known = (*settings.keys, *settings.admin_keys)
     keys = [key for each in every_credential(request) for key in own_keys(known, *each)]
     return letter_of(request, settings.body_limit_mb * 1024 * 1024, keys, exchange.told)
-
-
-def _query(request: Request) -> Mapping[str, str]:
-    arguments: dict[bytes, list[bytes]] = request.args or {}
-    return {text(name): text(values[-1]) for name, values in arguments.items()}

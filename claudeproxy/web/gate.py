@@ -1,6 +1,6 @@
 """The gate in front of every route: numbers the request, and turns away who may not ask (issue 2, item 8)."""
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
 
@@ -125,6 +125,12 @@ def header(request: Any, name: bytes) -> str | None:
     """A header as text, whatever its bytes are: Twisted's own decoding raises for what is no UTF-8."""
     value = request.getHeader(name)
     return None if value is None else text(value)
+
+
+def query(request: Request) -> Mapping[str, str]:
+    """What stands behind the path's ``?``; of a name that stands there more than once, the last."""
+    arguments: dict[bytes, list[bytes]] = request.args or {}
+    return {text(name): text(values[-1]) for name, values in arguments.items()}
 
 
 def text(data: bytes) -> str:

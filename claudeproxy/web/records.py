@@ -1,7 +1,7 @@
 """What an operator may look at, behind a gate of its own: hangs on the public listener or on one for itself."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from attrs import define
@@ -20,7 +20,7 @@ from claudeproxy.routing.settings import Settings
 from claudeproxy.web.answers import answer_json, answer_problem
 from claudeproxy.web.bodies import plain_path
 from claudeproxy.web.exchange import printable
-from claudeproxy.web.gate import check_page, credentials
+from claudeproxy.web.gate import check_page, credentials, query
 from claudeproxy.web.guard import check_key
 from claudeproxy.web.live import Live
 from claudeproxy.web.recorder import Recorder
@@ -49,7 +49,8 @@ class RecordsAPI:
     def requests(self, request: Request) -> bytes:
         """The newest first."""
         self._check_recorder()
-        found = self._recorder.newest(_query(request, "session"), _query(request, "status"), _limit(request))
+        asked = query(request)
+        found = self._recorder.newest(asked.get("session", ""), asked.get("status", ""), _limit(asked))
         now = self._clock.seconds()
         return answer_json(request, {"data": [record.brief(now) for record in found], "kept": len(self._recorder)})
 
@@ -134,13 +135,8 @@ def _answer(request: Request, problem: Problem) -> bytes:
     return answer_problem(request, problem, given[0].decode("ascii", "replace"))
 
 
-def _limit(request: Request) -> int:
-    text = _query(request, "limit")
+def _limit(asked: Mapping[str, str]) -> int:
+    text = asked.get("limit", "")
     if text and not re.fullmatch("[1-9][0-9]{0,5}", text):
         raise Refusal(invalid_request("limit: Input should be a whole number above 0"))
     return int(text or _DEFAULT_LIMIT)
-
-
-def _query(request: Request, name: str) -> str:
-    arguments: dict[bytes, list[bytes]] = request.args or {}
-    return arguments.get(name.encode(), [b""])[-1].decode("utf-8", "replace")
