@@ -406,7 +406,7 @@ def test_operators(tmp_path: Path) -> None:
             operator = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
             assert asked(operator, "/health/ready") == (200, {"status": "ready"})
             daemon.signal(signal.SIGTERM)
-            daemon.logged("Received SIGTERM")
+            daemon.logged(r"Port \d+ Closed")  # it has begun to stop
             assert asked(operator, "/health/ready") == (503, {"status": "stopping"})
             assert check_stream(begun + answer.read()).error is None
             assert daemon.ended() == 143
