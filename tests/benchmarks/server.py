@@ -2,8 +2,8 @@
 
 ``KIND-TOKENS-RATE``: ``text-100-50`` are 100 tokens of text, 50 a second, each in a write of its own; a rate of 0 is
 all of them at once, written one by one. The kinds are ``text`` and ``thinking``; ``quiet-1-0`` says one token and then
-nothing; ``large-BYTES-0`` is one token of that many bytes. A token of text is the monotonic clock in nanoseconds, from
-which a reader on this machine learns how late it came.
+nothing; ``large-BYTES-0`` is one token of that many bytes. A token of text is the monotonic clock in nanoseconds, in
+nineteen digits, from which a reader on this machine learns how late it came.
 """
 
 import asyncio
@@ -33,6 +33,11 @@ def _around(kind: str) -> tuple[bytes, bytes, int]:
     field = "reasoning_content" if kind == "thinking" else "content"
     before, _, behind = chunk({field: "@"}).split(b"\r\n")[1].partition(b"@")
     return before, behind, len(before) + len(behind)
+
+
+def stamp() -> bytes:
+    """Of one length: the clock of a machine that was started a moment ago has few digits."""
+    return b"%019d " % time.monotonic_ns()
 
 
 def token(kind: str, text: bytes) -> bytes:
@@ -82,7 +87,7 @@ class Server(asyncio.Protocol):
         elif rate:
             await self._paced(kind, count, rate)
         else:
-            now = b"%d " % time.monotonic_ns()
+            now = stamp()
             for _ in range(count):
                 self._transport.write(token(kind, now))
         if kind == "quiet":
@@ -94,7 +99,7 @@ class Server(asyncio.Protocol):
         began = time.monotonic()
         for number in range(1, count + 1):
             await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
-            self._transport.write(token(kind, b"%d " % time.monotonic_ns()))
+            self._transport.write(token(kind, stamp()))
 
     def _whole(self, status: bytes, value: object) -> None:
         body = json.dumps(value).encode()
