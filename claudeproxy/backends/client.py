@@ -1,7 +1,8 @@
 """HTTP to one backend: the one place where treq is spoken."""
 
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from http.cookiejar import Cookie, CookieJar
 from typing import Any
 
 from attrs import define, field, frozen
@@ -63,6 +64,23 @@ class BytesBody:
         """Nothing to stop."""
 
 
+class NoCookies(CookieJar):
+    """Keeps no cookie and sends none: all clients of the proxy share a backend, and must not share a session there
+    (STYLE P10)."""
+
+    def add_cookie_header(self, request: Any) -> None:
+        """None."""
+
+    def extract_cookies(self, response: Any, request: Any) -> None:
+        """None."""
+
+    def __iter__(self) -> Iterator[Cookie]:
+        return iter(())
+
+
+_NO_COOKIES: Any = NoCookies()
+
+
 @implementer(IAgent)
 @frozen(eq=False)
 class IdentityAgent:
@@ -121,7 +139,8 @@ class BackendClient:
         cls, name: str, agent: IAgent, clock: IReactorTime, pool: HTTPConnectionPool | None = None
     ) -> "BackendClient":
         """A client on any agent; the tests' lives in memory."""
-        return cls(name, HTTPClient(IdentityAgent(agent), data_to_body_producer=BytesBody), clock, pool)
+        http = HTTPClient(IdentityAgent(agent), _NO_COOKIES, data_to_body_producer=BytesBody)
+        return cls(name, http, clock, pool)
 
     async def post(
         self, url: str, body: bytes, headers: Mapping[str, str], journey: Journey | None = None, why: str = ""
@@ -217,6 +236,7 @@ class BackendClient:
                 ready_url(url),
                 headers=headers,
                 data=body,
+                cookies=_NO_COOKIES,
                 allow_redirects=False,  # row 79: no redirect is followed with credentials
                 unbuffered=True,
             )
