@@ -26,6 +26,13 @@ _KNOWN_URLS = 64
 _DECODERS = {**HTTPClientParser._transferDecoders, b"chunked": ChunkReader}
 
 
+def send_at_once(transport: Any) -> None:
+    """What was written leaves now, as far as the socket takes it, and not after a round through the reactor. Under TLS
+    it goes the ordinary way."""
+    if type(transport) is tcp.Client and transport.connected and transport.doWrite() is not None:
+        transport.startWriting()  # broken: the reactor meets the same again, and knows whom to tell
+
+
 class BackendConnection(BoundedConnection):
     """Speaks HTTP/1.1 with a backend. What one read brings of a body is handed over in one piece."""
 
@@ -43,6 +50,7 @@ class BackendConnection(BoundedConnection):
         answer = super().request(request)
         if self._parser is not None:
             self._parser._transferDecoders = _DECODERS
+            send_at_once(self.transport)
         return answer
 
     def dataReceived(self, data: bytes) -> None:
