@@ -28,7 +28,7 @@ from claudeproxy.web.bodies import letter_of
 from claudeproxy.web.exchange import Exchange, Exchanges, printable
 from claudeproxy.web.exposition import Exposition
 from claudeproxy.web.faults import Faults, answer_faults, unless_gone
-from claudeproxy.web.gate import Gate, every_credential, header, query
+from claudeproxy.web.gate import Gate, every_credential, query
 from claudeproxy.web.guard import own_keys
 from claudeproxy.web.health import Health
 from claudeproxy.web.live import Live
@@ -93,7 +93,8 @@ class MessagesAPI:
             answer.scale = tape.scale
             tape.play_to(answer, "msg_" + self._new_id())
         else:
-            call = Call(parsed.request, letter, exchange.session, _kin(request), exchange.journey)
+            kin = kin_of(exchange.agent, exchange.request_class)
+            call = Call(parsed.request, letter, exchange.session, kin, exchange.journey)
             prepared = await backend.prepare(call, route.model)
             exchange.backend_model = printable(prepared.model)
             exchange.turn = prepared.turn
@@ -277,15 +278,8 @@ def _identity(request: Request, session: str, data: Mapping[str, Any]) -> Hashab
     return session, credentials, blake2b(encode(asked), digest_size=16).digest()
 
 
-def _kin(request: Request) -> str:
-    """Which of a session's agents asks, in Claude Code's own headers (PROTOCOL 7.1)."""
-    return kin_of(
-        *(header(request, name) or "" for name in (b"x-claude-code-agent-id", b"x-claude-code-request-class"))
-    )
-
-
 def _letter(request: Request, exchange: Exchange, live: Live) -> Letter:
     settings = live.settings
     known = (*settings.keys, *settings.admin_keys)
-    keys = [key for each in every_credential(request) for key in own_keys(known, *each)]
+    keys = [key for each in every_credential(request) for key in own_keys(known, *each)] if known else []
     return letter_of(request, settings.body_limit_mb * 1024 * 1024, keys, exchange.told)

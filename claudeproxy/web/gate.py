@@ -94,9 +94,12 @@ class Gate(Resource):
 def check_page(request: Request, live: Live) -> Problem | None:
     """Whether a web page, or who has been lured by one, may have sent this."""
     settings = live.settings
-    problem = check_one_host(len(request.requestHeaders.getRawHeaders(b"host", ())), request.clientproto)
-    if problem is None and not isinstance(request.getHost(), UNIXAddress):  # no web page can be made to ask there
-        problem = check_host(header(request, b"host") or "", live.interfaces, settings.allowed_hosts)
+    hosts = request.requestHeaders.getRawHeaders(b"host", ())
+    problem = check_one_host(len(hosts), request.clientproto)
+    if problem is None and hosts:
+        problem = check_host(text(hosts[0]), live.interfaces, settings.allowed_hosts)
+        if problem is not None and isinstance(request.getHost(), UNIXAddress):
+            problem = None  # no web page can be made to ask there
     origin, site = header(request, b"origin"), header(request, b"sec-fetch-site")
     return problem or check_origin(origin, site, settings.allowed_origins)
 

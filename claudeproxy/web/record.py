@@ -15,15 +15,18 @@ from claudeproxy.translate.prefix import Continuity
 from claudeproxy.web.exchange import Exchange
 
 #: What of a client's headers is worth keeping; of the others, credentials above all, nothing is.
-_TELLING = (
-    b"user-agent",
-    b"anthropic-version",
-    b"anthropic-beta",
-    b"content-encoding",
-    b"x-stainless-retry-count",
-    b"x-stainless-helper-method",
-    b"traceparent",
-)
+_TELLING = {
+    name.encode(): name
+    for name in (
+        "user-agent",
+        "anthropic-version",
+        "anthropic-beta",
+        "content-encoding",
+        "x-stainless-retry-count",
+        "x-stainless-helper-method",
+        "traceparent",
+    )
+}
 _LONGEST_HEADER = 500
 #: What makes a copy of an exchange: many times as fast as `copy.copy`, which goes through pickle's ways.
 _values = attrgetter(*(each.name for each in fields(Exchange)))
@@ -175,11 +178,11 @@ class Record:
 def headers_of(request: Request) -> dict[str, str]:
     """What a client's headers tell of it; never a credential."""
     found = {}
-    for name in _TELLING:
-        values = request.requestHeaders.getRawHeaders(name)
-        if values:
+    for name, values in request.requestHeaders.getAllRawHeaders():
+        shown = _TELLING.get(name.lower())
+        if shown is not None and values:
             text = values[0][:_LONGEST_HEADER].decode("utf-8", "replace")
-            found[name.decode()] = "".join(each if each.isprintable() else "?" for each in text)
+            found[shown] = text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
     return found
 
 

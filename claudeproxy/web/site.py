@@ -189,7 +189,7 @@ class KnownChannel(TimedChannel):
         self._idle_since = self.site.reactor.seconds()
         transport: Any = self.transport
         self.write_promptly = getattr(transport, "write_promptly", transport.write)
-        self.site.opened(self)
+        self.site.opened(self, self._terms.most_connections)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted always gives a reason
         if self._farewell is not None:
@@ -228,9 +228,9 @@ class ProxySite(Site):
         self._farewell: Deferred[None] | None = None
         self.requestFactory = self._request  # type: ignore[assignment]  # anything that makes a request will do
 
-    def opened(self, connection: KnownChannel) -> None:
-        """A client came. If there are too many, the one that lay idle for longest has to go, else the new one."""
-        most = self.terms().most_connections
+    def opened(self, connection: KnownChannel, most: int) -> None:
+        """A client came. If there are more than ``most``, the one that lay idle for longest has to go, else the new
+        one; 0 is without a limit."""
         if most and len(self._connections) >= most:
             idle = self._longest_idle()
             if idle is not None:
