@@ -105,7 +105,7 @@ class Generation(Protocol):
             self._vigil = Vigil(self._clock, check, self.fail)
             self._vigil.begin()
         if self._limits.first_token:
-            self._watch = self._clock.callLater(self._limits.first_token, self._never_spoke)
+            self._look_in(self._limits.first_token)
         if self._limits.total:
             self._end = self._clock.callLater(self._limits.total, self._took_too_long)
         self._opening = Deferred.fromCoroutine(self._open(opening))
@@ -216,8 +216,8 @@ class Generation(Protocol):
             self._deliver(events)
         if not self._listening and not self._over and self._machine.spoken:
             self._listening = True
-            self._stop_waiting()
-            self._watch = self._clock.callLater(self._limits.silence, self._check_silence)
+            self._end_vigil()
+            self._look_in(self._limits.silence)
         if self._machine.settled and not self._settling:  # else signs of life would put it off for ever
             self._settle()
 
@@ -291,14 +291,16 @@ class Generation(Protocol):
 
     def _settle(self) -> None:
         """Gives the connection a moment to end by itself, so that it can be used again."""
-        self._stop_watching()
         if self.transport is not None:
+            self._end_vigil()
+            self._stop_end()
             self._settling = True
-            self._watch = self._clock.callLater(SETTLING, self._end_settling)
+            self._look_in(SETTLING)
+        else:
+            self._stop_watching()
 
     def _end_settling(self) -> None:
         """The moment is over."""
-        self._watch = None
         if self._paused and not self._over:
             self._settle()  # what the client has not let us read may still belong to the answer
             return
@@ -308,10 +310,9 @@ class Generation(Protocol):
 
     def _check_silence(self) -> None:
         """Gives up a backend that said nothing for too long, unless it was not listened to."""
-        self._watch = None
         silent = 0.0 if self._paused else self._clock.seconds() - self._heard
         if silent < self._limits.silence:
-            self._watch = self._clock.callLater(self._limits.silence - silent, self._check_silence)
+            self._look_in(self._limits.silence - silent)
             return
         words = f"Backend {self._backend} fell silent for {self._limits.silence:g} s in the middle of its answer."
         self.fail(bad_gateway(words))
@@ -323,7 +324,6 @@ class Generation(Protocol):
         self._hang_up()
 
     def _never_spoke(self) -> None:
-        self._watch = None
         words = f"Backend {self._backend} did not begin its answer within {self._limits.first_token:g} s."
         self.fail(overloaded(words))
 
@@ -332,17 +332,36 @@ class Generation(Protocol):
         words = f"Backend {self._backend} did not finish its answer within {self._limits.total:g} s."
         self.fail(bad_gateway(words))
 
-    def _stop_waiting(self) -> None:
-        """The wait for the first token is over."""
-        if self._vigil is not None:
-            self._vigil.end()
-            self._vigil = None
+    def _look_in(self, seconds: float) -> None:
+        """Looks in so many seconds whether what is waited for has come. One timer serves one wait after the other."""
+        if self._watch is not None:
+            self._watch.reset(seconds)
+        else:
+            self._watch = self._clock.callLater(seconds, self._look)
+
+    def _look(self) -> None:
+        self._watch = None
+        if self._settling:
+            self._end_settling()
+        elif self._listening:
+            self._check_silence()
+        else:
+            self._never_spoke()
+
+    def _stop_watching(self) -> None:
+        self._end_vigil()
+        self._stop_end()
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
 
-    def _stop_watching(self) -> None:
-        self._stop_waiting()
+    def _end_vigil(self) -> None:
+        """The wait for the first token is over."""
+        if self._vigil is not None:
+            self._vigil.end()
+            self._vigil = None
+
+    def _stop_end(self) -> None:
         if self._end is not None:
             self._end.cancel()
             self._end = None

@@ -172,7 +172,7 @@ class StreamAnswer:
             self._exchange.stop = lambda: tape.fail(_STOPPING)
             if not self._committed:
                 waited = self._clock.seconds() - self._exchange.began
-                self._timer = self._clock.callLater(max(0.0, self._times.grace - waited), self._lose_patience)
+                self._timer = self._clock.callLater(max(0.0, self._times.grace - waited), self._time_is_up)
             else:
                 self._request.registerProducer(tape, True)
         await self._done
@@ -180,25 +180,28 @@ class StreamAnswer:
             return answer_problem(self._request, self._refused, self._exchange.id)
         return None
 
-    def _lose_patience(self) -> None:
+    def _time_is_up(self) -> None:
         self._timer = None
-        if self._tape is not None:
+        if self._committed:
+            self._break_silence()
+        elif self._tape is not None:
             self._exchange.impatient = True
             self._tape.begin()
 
     def _commit(self) -> None:
         self._committed = True
         self._exchange.committed = self._clock.seconds()
-        self._stop_timer()
         self._request.setHeader(b"content-type", b"text/event-stream; charset=utf-8")
         self._request.setHeader(b"cache-control", b"no-cache")
         self._request.setHeader(b"x-accel-buffering", b"no")
         if self._tape is not None:
             self._request.registerProducer(self._tape, True)
-        self._timer = self._clock.callLater(self._times.quiet, self._break_silence)
+        if self._timer is not None:
+            self._timer.reset(self._times.quiet)
+        else:
+            self._timer = self._clock.callLater(self._times.quiet, self._time_is_up)
 
     def _break_silence(self) -> None:
-        self._timer = None
         silent = self._clock.seconds() - self._written
         if silent >= self._times.quiet:
             silent = 0.0
@@ -206,7 +209,7 @@ class StreamAnswer:
                 # A client that does not read gets no signs of life either: they would pile up.
                 self._show_life(self._clock.seconds())
         if not self._over:
-            self._timer = self._clock.callLater(self._times.quiet - silent, self._break_silence)
+            self._timer = self._clock.callLater(self._times.quiet - silent, self._time_is_up)
 
     def _show_life(self, now: float) -> None:
         before = self._written
