@@ -67,7 +67,8 @@ class Profile:
             facts = evolve(facts, tools=own["tools"] == "yes")
         if "thinking" in own:
             facts = evolve(facts, thinking=own["thinking"] != "none", efforts=None)
-        facts = evolve(facts, cells=cells)
+        if cells != facts.cells:
+            facts = evolve(facts, cells=cells)
         return cls(model, dialect, window or dialect.num_ctx or facts.window, facts)
 
     @property

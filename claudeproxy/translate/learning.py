@@ -145,6 +145,8 @@ class Learned:
         vector, beginning = (*size.vector, 1), self._beginning(key, size)
         counted, before, part = (*beginning, _NOISE_OF_REST) if beginning else (_NONE, 0, _NOISE_OF_WHOLE)
         added, more = _less(vector, counted), tokens - before
+        if not more and known.counts and added == _NONE:
+            return True  # the very prompt that was counted before, with the same result: nothing to learn
         expected = _sum(known.weights, added)
         noise = _NOISE + part * abs(expected)
         shares = known.shares(added)

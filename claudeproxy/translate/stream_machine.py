@@ -146,6 +146,8 @@ class StreamMachine:
         for each in found:
             if type(each) is not ServerSentEvent:
                 self._heard(each, "")
+            elif each.data == _DONE and not each.name:  # no JSON: spared the attempt
+                self._last_word_said()
             else:
                 try:
                     value = decode(each.data)
@@ -177,7 +179,7 @@ class StreamMachine:
 
     def _data(self, line: bytes, name: str) -> None:
         """One line of data where several are no JSON text together."""
-        if line == b"[DONE]":
+        if line == _DONE:
             self._last_word_said()
         elif line:
             try:
@@ -238,9 +240,10 @@ class StreamMachine:
     def _known(self) -> Usage:
         """The best counts so far; a prompt is never told to be 0 tokens long (row 45, PROTOCOL 7.7.4)."""
         usage = self._counted()
-        if not usage.prompt:
-            usage = evolve(usage, input=self._expected.prompt_tokens)
-        return usage if usage.output else evolve(usage, output=self._composer.pieces)
+        if usage.prompt and usage.output:
+            return usage
+        input = usage.input if usage.prompt else self._expected.prompt_tokens
+        return evolve(usage, input=input, output=usage.output or self._composer.pieces)
 
     def _counted(self) -> Usage:
         """What the backend itself has counted."""
@@ -310,4 +313,5 @@ class StreamMachine:
         self.reply.fail(problem)
 
 
+_DONE = b"[DONE]"
 _BROKEN = "bytes that are no UTF-8 were replaced"

@@ -1,7 +1,6 @@
 """Anthropic's events to the bytes of a stream (PROTOCOL 2.1), and to the JSON of a whole message (1.7)."""
 
-from collections.abc import Iterable
-from functools import singledispatch
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from claudeproxy.model.events import (
@@ -38,58 +37,60 @@ def stream_bytes(events: Iterable[Event], request_id: str = "") -> bytes:
 
 def encode_event(event: Event, request_id: str = "") -> bytes:
     """One event. ``request_id`` only shows in errors, where a user's report needs it."""
-    if type(event) is TextDelta:  # the most frequent ones are spared the dispatch
+    if type(event) is TextDelta:  # the most frequent ones are spared the look into the table
         return _TEXT % (event.index, encode(event.text))
     if type(event) is ThinkingDelta:
         return _THINKING % (event.index, encode(event.thinking))
     if type(event) is Failed:
         return _named(b"error", problem_json(event.problem, request_id))
-    return _bytes(event)
+    encoder = _ENCODERS.get(type(event))
+    if encoder is None:
+        raise TypeError(f"not an event: {event!r}")
+    return encoder(event)
 
 
-@singledispatch
-def _bytes(event: object) -> bytes:
-    raise TypeError(f"not an event: {event!r}")
-
-
-@_bytes.register
-def _(event: InputDelta) -> bytes:
+def _input_delta(event: InputDelta) -> bytes:
     return _INPUT % (event.index, encode(event.partial_json))
 
 
-@_bytes.register
-def _(event: SignatureDelta) -> bytes:
+def _signature_delta(event: SignatureDelta) -> bytes:
     return _SIGNATURE % (event.index, encode(event.signature))
 
 
-@_bytes.register
-def _(event: BlockStart) -> bytes:
+def _block_start(event: BlockStart) -> bytes:
     return _typed(b"content_block_start", {"index": event.index, "content_block": event.block})
 
 
-@_bytes.register
-def _(event: BlockStop) -> bytes:
+def _block_stop(event: BlockStop) -> bytes:
     return b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n' % event.index
 
 
-@_bytes.register
-def _(event: Ping) -> bytes:
+def _ping(event: Ping) -> bytes:
     return b'event: ping\ndata: {"type":"ping"}\n\n'
 
 
-@_bytes.register
-def _(event: MessageStart) -> bytes:
+def _message_start(event: MessageStart) -> bytes:
     return _typed(b"message_start", {"message": message_json(event)})
 
 
-@_bytes.register
-def _(event: MessageDelta) -> bytes:
+def _message_delta(event: MessageDelta) -> bytes:
     return _typed(b"message_delta", {"delta": ending_json(event), "usage": usage_json(event.usage)})
 
 
-@_bytes.register
-def _(event: MessageStop) -> bytes:
+def _message_stop(event: MessageStop) -> bytes:
     return b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+
+
+_ENCODERS: Mapping[type, Callable[[Any], bytes]] = {
+    InputDelta: _input_delta,
+    SignatureDelta: _signature_delta,
+    BlockStart: _block_start,
+    BlockStop: _block_stop,
+    Ping: _ping,
+    MessageStart: _message_start,
+    MessageDelta: _message_delta,
+    MessageStop: _message_stop,
+}
 
 
 def message_json(start: MessageStart) -> dict[str, Any]:
