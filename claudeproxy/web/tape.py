@@ -90,6 +90,8 @@ class Tape:
             if self._kept is not None and any(map(tells, events)):
                 self._kept = None  # from now on nobody else can have it
             self._listener.deliver([self._renamed(event) for event in events] if self._id else events)
+            if self.over and self._kept is None:
+                self._listener = self._generation = None  # who hold each other would stay until they are looked for
         elif self.failed or self._size > LARGEST:
             self._orphanage.bury(self)
 
