@@ -158,8 +158,9 @@ class Backend(Protocol):
         ``model`` is the name that the answer says. The last event delivered is MessageStop or Failed.
         """
 
-    async def count(self, call: Call, model: str) -> Count:
-        """How many tokens the prompt has. Raises `Refusal` for a request that cannot be translated."""
+    async def count(self, letter: Letter, read: Callable[[], MessagesRequest], model: str) -> Count:
+        """How many tokens the prompt of ``letter`` has. ``read`` takes its body apart, which is not done with one that
+        was counted before. Raises `Refusal` for a request that cannot be translated, and what ``read`` raises."""
 
     async def offers(self) -> Sequence[Offer]:
         """The models that the backend has; empty while it cannot be asked."""

@@ -22,6 +22,7 @@ from claudeproxy.backends.profile import Facts
 from claudeproxy.backends.recognition import Recognised
 from claudeproxy.backends.recovery import FRESH, FRESH_HOSTED, Acquaintance, in_words
 from claudeproxy.backends.tally import Tally
+from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.problems import Refusal
 from claudeproxy.routing.expectations import NO_SECRET, Secret, as_secret
 from claudeproxy.translate.anthropic_stream import AnthropicStream
@@ -121,10 +122,10 @@ class PassThrough:
         generation.start(self._send(letter, prepared.body, journey))
         return generation
 
-    async def count(self, call: Call, model: str) -> Count:
-        body = self._edited(call.letter, model)
-        asked = partial(self._ask_for_count, call.letter, body)
-        count = await self._tally.count(model, body, {}, self._size(call, model), asked)
+    async def count(self, letter: Letter, read: Callable[[], MessagesRequest], model: str) -> Count:
+        body = self._edited(letter, model)
+        asked = partial(self._ask_for_count, letter, body)
+        count = await self._tally.count(model, body, {}, self._size(Call(read(), letter), model), asked)
         return evolve(count, window=await self._window_of(model))
 
     async def offers(self) -> Sequence[Offer]:

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 
 from claudeproxy.backends.generation import Machine
 from claudeproxy.backends.interfaces import Count, Deliver
+from claudeproxy.backends.profile import Profile
 from claudeproxy.backends.shared import Shared
 from claudeproxy.backends.tokenizer import BadTokenizer, TokenizerFile
 from claudeproxy.model.events import Event, MessageStop
@@ -56,6 +57,8 @@ class Tally:
     _turn: DeferredSemaphore = field(init=False)
     _known: OrderedDict[bytes, Count] = field(factory=OrderedDict, init=False)
     _running: dict[bytes, Shared[Count]] = field(factory=dict, init=False)
+    #: What requests came to that were counted, by their own bytes, and on what else that depends.
+    _recent: OrderedDict[bytes, tuple[Profile, Count]] = field(factory=OrderedDict, init=False)
     #: The models whose tokenizer files were of no use, so that the log says it once.
     _useless: set[str] = field(factory=set, init=False)
 
@@ -74,6 +77,21 @@ class Tally:
         """The best count without looking at the request again: what was learned, or an estimate."""
         estimate = self._learned.estimate(self._backend, model, size)
         return Count(estimate.tokens, estimate.source, model, counted=estimate.counted)
+
+    def recall(self, body: bytes, profile: Profile) -> Count | None:
+        """What a client's request of these very bytes came to, if it was counted, and no more is known of the model
+        since. Such a one need not even be read."""
+        of, count = self._recent.get(_key("", body), (None, None)) if self._recent else (None, None)
+        return count if of == profile else None
+
+    def keep(self, body: bytes, profile: Profile, count: Count) -> None:
+        """``count`` is what `recall` shall tell, unless it is one that will be better soon."""
+        if count.source in (EXACT, TOKENIZER):
+            key = _key("", body)
+            self._recent[key] = profile, count
+            self._recent.move_to_end(key)
+            if len(self._recent) > self._memory:
+                self._recent.popitem(last=False)
 
     async def count(self, model: str, encoded: bytes, body: Mapping[str, Any], size: Size, ask: Ask | None) -> Count:
         """The best count there is. ``encoded`` is ``body`` as JSON; ``ask`` is None for a server that cannot count.

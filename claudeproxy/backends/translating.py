@@ -14,7 +14,7 @@ from twisted.web.iweb import IResponse
 from claudeproxy.backends.client import LONGEST_ERROR, BackendClient, Target, read_body
 from claudeproxy.backends.documents import DocumentReader
 from claudeproxy.backends.generation import Generation, Limits
-from claudeproxy.backends.interfaces import Call, Count, Deliver, Offer, Prepared, Server
+from claudeproxy.backends.interfaces import Call, Count, Deliver, Letter, Offer, Prepared, Server
 from claudeproxy.backends.journey import MILDER, Journey
 from claudeproxy.backends.profile import Facts, Profile
 from claudeproxy.backends.recognition import Recognised
@@ -194,18 +194,23 @@ class TranslatingBackend:
             generation.conclude(no_results(context.search, reply, prepared.prompt_tokens, self._unique()))
         return generation
 
-    async def count(self, call: Call, model: str) -> Count:
+    async def count(self, letter: Letter, read: Callable[[], MessagesRequest], model: str) -> Count:
         model = self._manner.only_model or model
         profile = await self._learn(model)
-        dialect = profile.dialect
+        known = self._tally.recall(letter.body, profile)
+        if known is not None:
+            return known
+        dialect, request = profile.dialect, read()
         # What a backend reads does not depend on how long its answer may be; and a search has no tool of ours.
-        asked = evolve(call.request, max_tokens=None, stop_sequences=())
-        if is_web_search(call.request):
+        asked = evolve(request, max_tokens=None, stop_sequences=())
+        if is_web_search(request):
             asked = evolve(asked, tools=(), tool_choice=None)
         chat = await self._translated(asked, model, dialect, "")
         size = self._tally.measure(chat.body, dialect.name)
         count = await self._best_count(chat.body, model, dialect, size)
-        return evolve(count, window=profile.window, dropped=chat.dropped)
+        count = evolve(count, window=profile.window, dropped=chat.dropped)
+        self._tally.keep(letter.body, profile, count)
+        return count
 
     async def offers(self) -> Sequence[Offer]:
         offered = await self._acquaintance.offered()

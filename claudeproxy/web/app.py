@@ -118,7 +118,7 @@ class MessagesAPI:
         route, backend = _routed(live, exchange, model_of(data))
         if backend.forwarder is not None and await self._forward_count(request, exchange, backend, letter, route.model):
             return None
-        count = await backend.count(Call(read_count(data).request, letter, exchange.session), route.model)
+        count = await backend.count(letter, lambda: read_count(data).request, route.model)
         exchange.backend_model = printable(count.model)
         exchange.journey.fit = Fit(count.tokens, count.source, count.window)
         self._tell_losses(request, exchange, count.dropped, ())

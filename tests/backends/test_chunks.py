@@ -55,6 +55,13 @@ class ChunkTests(SynchronousTestCase):
         for at in range(len(BODY)):
             self.assertEqual(read(ChunkReader, [BODY[:at], BODY[at:]]), (b"hello0123456789\n", [b""], ""), at)
 
+    def test_every_size(self) -> None:
+        """A read that is one whole chunk, and one that is nearly so, whatever its length."""
+        for size in (*range(1, 300), *range(4090, 4110), *range(65530, 65550)):
+            for told in (size - 1, size, size + 1):
+                pieces = [b"%x\r\n" % told + b"\r" * size + b"\r\n", b"0\r\n\r\n"]
+                self.assertEqual(read(ChunkReader, pieces), read(_ChunkedTransferDecoder, pieces), (size, told))
+
     def test_one_piece_a_read(self) -> None:
         """All that one read brings is handed over once, also if it begins and ends within a chunk."""
         chunks = b"".join(b"%x\r\n%b\r\n" % (size, b"x" * size) for size in range(1, 200))

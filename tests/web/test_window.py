@@ -2,9 +2,11 @@
 
 import json
 from typing import Any
+from unittest.mock import patch
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from claudeproxy.web import app
 from tests.fakes.callers import Caller
 from tests.fakes.house import House, body
 from tests.fakes.openai import Hang, Script, json_body, silent, text
@@ -81,6 +83,19 @@ class WindowTests(SynchronousTestCase):
         """The settings' window is the last word."""
         self.house = House("generic", {"context_window": 1000})
         self.assertEqual(check_error(self.ask(5000).json, 400).message, "prompt is too long")
+
+    def test_counted_before(self) -> None:
+        """What was counted is told again without asking the server, or even reading the request, as long as the model's
+        window is the same."""
+        asked = {"model": "m", "messages": prose(500)}
+        told = [self.house.ask("POST", "/v1/messages/count_tokens", asked).json]
+        with patch.object(app, "read_count", side_effect=AssertionError("it was read again")):
+            told.append(self.house.ask("POST", "/v1/messages/count_tokens", asked).json)
+        self.assertEqual(told, [{"input_tokens": 3000}] * 2)
+        self.assertEqual(self.counts(), 1)
+        other = {"model": "m", "messages": prose(501)}
+        self.house.ask("POST", "/v1/messages/count_tokens", other)
+        self.assertEqual(self.counts(), 2)
 
     def test_usage_learns(self) -> None:
         """What a finished answer counted makes the next estimate better; the count says where it is from."""
