@@ -55,13 +55,17 @@ class BackendConnection(BoundedConnection):
 
     def dataReceived(self, data: bytes) -> None:
         parser: Any = self._parser
-        if parser is None or parser.line_mode or parser._busyReceiving or parser._buffer or parser.paused:
+        if parser is None or parser.line_mode:
             super().dataReceived(data)
             return
-        if not self._direct and parser.response._state == "CONNECTED":
-            # Its reader stays until the end: no need to ask for each piece who that is.
-            parser.bodyDecoder.dataCallback = parser.response._bodyProtocol.dataReceived
-            self._direct = True
+        if not self._direct:
+            if parser._busyReceiving or parser._buffer or parser.paused:
+                super().dataReceived(data)
+                return
+            if parser.response._state == "CONNECTED":
+                # Its reader stays until the end: no need to ask for each piece who that is.
+                parser.bodyDecoder.dataCallback = parser.response._bodyProtocol.dataReceived
+                self._direct = True
         try:
             parser.bodyDecoder.dataReceived(data)
         except Exception:  # synchronous code, so no cancellation passes here
