@@ -40,18 +40,19 @@ LONGEST_ANSWER = 16 * 1024 * 1024
 
 
 @implementer(IBodyProducer)
-@frozen(eq=False)
+@define(eq=False)
 class BytesBody:
-    """A request body that is at hand as a whole."""
+    """A request body that is at hand as a whole. It is given away once: Twisted holds it until the answer has ended."""
 
     _data: bytes
     length: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "length", len(self._data))
+        self.length = len(self._data)
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        consumer.write(self._data)
+        data, self._data = self._data, b""
+        consumer.write(data)
         return succeed(None)
 
     def pauseProducing(self) -> None:

@@ -36,7 +36,7 @@ from claudeproxy.translate.reply import Reply
 from claudeproxy.translate.translation import STRICT, Policy, Translation
 from claudeproxy.translate.web_search import is_web_search, no_results
 from claudeproxy.translate.window import Fit, limited, wanted
-from claudeproxy.wire.json import encode
+from claudeproxy.wire.json import decode_shallow, encode
 
 #: What servers say of a model that cannot think, if they are asked to make it (LM Studio, Ollama).
 _NO_THINKING = re.compile(
@@ -55,11 +55,18 @@ _UNCOUNTED = frozenset({"max_tokens", "max_completion_tokens", "max_output_token
 
 @frozen
 class _Milder:
-    """A request that asks for less, the words upon which it is sent, and the models that are known to say them."""
+    """How to ask for less, the words upon which it is done, and the models that are known to say them."""
 
     words: re.Pattern[bytes]
     models: set[str]
-    body: bytes
+    #: The fields of a request that are left out, and those that say something else.
+    without: frozenset[str]
+    instead: Mapping[str, Any]
+
+    def of(self, body: bytes) -> bytes:
+        """The request that asks for less than ``body``; made when it is needed, which is once for a model."""
+        asked = {name: value for name, value in decode_shallow(body).items() if name not in self.without}
+        return encode({**asked, **self.instead})
 
 
 @frozen
@@ -305,7 +312,7 @@ class TranslatingBackend:
             rest = rest[rest.index(chosen) + 1 :]
             told = "model {model} of {backend} refuses to be asked to think so; from now on it is asked for less"
             self._log.info(told, model=printable(model), backend=self.name, **context.told)
-            response = await self._client.post(url, chosen.body, headers, journey, MILDER)
+            response = await self._client.post(url, chosen.of(body), headers, journey, MILDER)
         return response
 
     def _milder(self, chat: Translation) -> Iterator[_Milder]:
@@ -313,8 +320,10 @@ class TranslatingBackend:
             (_NO_LEVEL, self._levelless, self._speech.without_level(chat)),
             (_NO_THINKING, self._thoughtless, self._speech.without_thinking(chat)),
         ):
-            if less.body != chat.body:
-                yield _Milder(words, models, encode(less.body))
+            without = frozenset(chat.body.keys() - less.body.keys())
+            instead = {name: value for name, value in less.body.items() if value != chat.body.get(name)}
+            if without or instead:
+                yield _Milder(words, models, without, instead)
 
     async def _learn(self, model: str) -> Profile:
         """How to speak of ``model``, and what is known of it; a server that does not answer is not waited for long."""

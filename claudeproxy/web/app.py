@@ -1,6 +1,6 @@
 """The routes of the Messages API (PROTOCOL 1.1), and the gate in front of them."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from functools import partial
 from hashlib import blake2b
 from math import ceil
@@ -35,7 +35,7 @@ from claudeproxy.web.live import Live
 from claudeproxy.web.models import catalogue, page
 from claudeproxy.web.relay import Relay
 from claudeproxy.web.tape import Orphanage, Tape, Terms
-from claudeproxy.wire.json import encode
+from claudeproxy.wire.json import decode, encode
 from claudeproxy.wire.requests import model_of, read_count, read_messages, read_object
 
 #: So many different losses are told once each; more can only be made up by a client.
@@ -76,6 +76,12 @@ class MessagesAPI:
     @app.route("/v1/messages", methods=["POST"], strict_slashes=False)
     @unless_gone
     async def messages(self, request: Request) -> bytes | None:
+        # All that is known of the request is forgotten while its answer runs, which may take minutes.
+        answering = await self._answering(request)
+        return await answering
+
+    async def _answering(self, request: Request) -> Awaitable[bytes | None]:
+        """What is still to be waited for, once the backend is asked."""
         live = self._live()
         exchange = self._exchanges.of(request)
         letter = _letter(request, exchange, live)
@@ -83,8 +89,7 @@ class MessagesAPI:
         exchange.journey.begins(letter.body, data)
         route, backend = _routed(live, exchange, model_of(data))
         if backend.forwarder is not None:
-            await self._forward(request, exchange, backend.forwarder, letter, route.model)
-            return None
+            return self._forward(request, exchange, backend.forwarder, letter, route.model)
         parsed = read_messages(data)
         exchange.streams = parsed.request.stream
         answer = self._answer(request, exchange, parsed.request, live)
@@ -101,11 +106,11 @@ class MessagesAPI:
             if prepared.turn is not None:
                 request.setHeader("x-claudeproxy-cache", prepared.turn.continuity.header)
             self._tell_losses(request, exchange, prepared.dropped + parsed.unknown, prepared.emulated)
-            tape = self._tape(request, exchange, data, answer, live)
+            tape = self._tape(request, exchange, letter, answer, live)
             tape.scale = answer.scale = live.scale(prepared.window)
             message_id = "msg_" + self._new_id()
             tape.roll(backend.generate(prepared, message_id, parsed.request.model, tape.deliver))
-        return await answer.carry(tape)
+        return answer.carry(tape)
 
     @app.route("/v1/messages/count_tokens", methods=["POST"], strict_slashes=False)
     @unless_gone
@@ -180,8 +185,9 @@ class MessagesAPI:
         kind = StreamAnswer if asked.stream else WholeAnswer
         return kind(request, exchange, self._clock, times)
 
-    def _tape(self, request: Request, exchange: Exchange, data: Mapping[str, Any], answer: Answer, live: Live) -> Tape:
-        key = partial(_identity, request, exchange.session, data) if exchange.session else None
+    def _tape(self, request: Request, exchange: Exchange, letter: Letter, answer: Answer, live: Live) -> Tape:
+        # Kept as its bytes, until the client has heard something: its values would take more than twice as much.
+        key = partial(_identity_of, request, exchange.session, letter.body) if exchange.session else None
         terms = Terms(live.settings.interrupt_ms / 1000, live.settings.linger_ms / 1000)
         return Tape(self._clock, key, terms, self.orphanage, answer, exchange.journey)
 
@@ -249,10 +255,10 @@ class MessagesAPI:
         finally:
             exchange.journey.ends(self._clock.seconds())
 
-    async def _forward(
+    def _forward(
         self, request: Request, exchange: Exchange, forwarder: Forwarder, letter: Letter, model: str
-    ) -> None:
-        await self._relay(request, exchange, forwarder).carry(forwarder.forward(letter, model, exchange.journey))
+    ) -> Awaitable[None]:
+        return self._relay(request, exchange, forwarder).carry(forwarder.forward(letter, model, exchange.journey))
 
     def _relay(self, request: Request, exchange: Exchange, forwarder: Forwarder) -> Relay:
         return Relay(request, exchange, self._clock, self._live().settings.ping_ms / 1000, forwarder.limits)
@@ -276,6 +282,11 @@ def _identity(request: Request, session: str, data: Mapping[str, Any]) -> Hashab
     asked = {name: value for name, value in data.items() if name not in ("stream", "max_tokens")}
     credentials = tuple(map(request.getHeader, (b"x-api-key", b"authorization")))
     return session, credentials, blake2b(encode(asked), digest_size=16).digest()
+
+
+def _identity_of(request: Request, session: str, body: bytes) -> Hashable:
+    """The same of a body that was read before."""
+    return _identity(request, session, decode(body))
 
 
 def _letter(request: Request, exchange: Exchange, live: Live) -> Letter:

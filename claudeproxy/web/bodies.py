@@ -53,13 +53,13 @@ def plain_path(segments: list[bytes]) -> list[bytes]:
 
 
 def body_of(request: Request, longest: int) -> bytes:
-    """The body as the client meant it, gzip undone, without a mark before its JSON.
+    """The body as the client meant it, gzip undone, without a mark before its JSON. The request has it no more.
 
     Raises `Refusal` above ``longest`` bytes, packed or not.
     """
     if getattr(request, "oversized", False):
         raise _too_large(longest)
-    body = b"" if request.content is None else request.content.read()
+    body = _taken(request)
     encoding = (request.getHeader(b"content-encoding") or b"identity").decode("ascii", "replace").strip().lower()
     if encoding in ("gzip", "x-gzip"):
         body = _unpacked(body, longest)
@@ -68,6 +68,15 @@ def body_of(request: Request, longest: int) -> bytes:
     if len(body) > longest:
         raise _too_large(longest)
     return body[len(BOM_UTF8) :] if _MARKED_JSON.match(body) else body
+
+
+def _taken(request: Request) -> bytes:
+    if request.content is None:
+        return b""
+    body: bytes = request.content.read()
+    request.content.seek(0)
+    request.content.truncate()  # the request lives as long as its answer
+    return body
 
 
 def _unpacked(body: bytes, longest: int) -> bytes:

@@ -88,7 +88,7 @@ class Tape:
             self._size += sum(map(_size, events))
         if self._listener is not None:
             if self._kept is not None and any(map(tells, events)):
-                self._kept = None  # from now on nobody else can have it
+                self._kept = self._key = None  # from now on nobody else can have it
             self._listener.deliver([self._renamed(event) for event in events] if self._id else events)
             if self.over and self._kept is None:
                 self._listener = self._generation = None  # who hold each other would stay until they are looked for
@@ -116,6 +116,8 @@ class Tape:
         events = [self._renamed(event) for event in missed if not _is_sign_of_life(event)]
         if not any(map(tells, missed)):
             self._kept = missed
+        else:
+            self._key = None
         if events:
             listener.deliver(events)
 
