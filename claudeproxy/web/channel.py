@@ -62,6 +62,14 @@ class TimedChannel(HTTPChannel):
         """Since when no request was begun, in the clock's seconds; None while there is one."""
         return self._since if self._phase is Phase.IDLE else None
 
+    @property
+    def totalHeadersSize(self) -> int:  # type: ignore[override]  # as Twisted asks for it
+        return self._terms.longest_head
+
+    @property
+    def MAX_LENGTH(self) -> int:  # type: ignore[override]  # of a line: the same
+        return self._terms.longest_head
+
     def refuse(self, problem: Problem, linger: float = _LINGER) -> None:
         """Answers without a request, and then closes."""
         if self._phase in (Phase.REFUSED, Phase.CLOSING):
@@ -87,7 +95,6 @@ class TimedChannel(HTTPChannel):
     def connectionMade(self) -> None:
         super().connectionMade()
         self._terms = self.site.terms()
-        self.totalHeadersSize = self.MAX_LENGTH = self._terms.longest_head
         self._turn_to(Phase.IDLE)
 
     def dataReceived(self, data: bytes) -> None:
