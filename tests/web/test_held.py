@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
 
+from claudeproxy.web.site import BoundedRequest, KnownChannel
 from tests.fakes.callers import Caller
 from tests.fakes.house import House, body
 from tests.fakes.openai import text
@@ -119,3 +120,12 @@ class HeldTests(SynchronousTestCase):
         caller = self.running(MESSAGE, SESSION, provider="anthropic", repair=True)
         self.assertIn(b"Hello", caller.body)
         self.assertEqual(holders(), [])
+
+    def test_attributes(self) -> None:
+        """Neither end of a client's connection has more attributes than CPython shares the names of: 30."""
+        self.running(CHAT, SESSION)
+        kinds = (KnownChannel, BoundedRequest)
+        found = {type(each): len(vars(each)) for each in gc.get_objects() if type(each) in kinds}
+        self.assertEqual(set(found), set(kinds))
+        self.assertLessEqual(found[BoundedRequest], 30)
+        self.assertLessEqual(found[KnownChannel] + len(("_command", "_path", "_version")), 30)  # while it reads a head
