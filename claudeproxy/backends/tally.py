@@ -115,12 +115,11 @@ class Tally:
     def learner(self, model: str, size: Size, machine: Machine) -> Deliver:
         """To be told of an answer's last events: of a whole one the real count of its prompt is learned, if it was
         told."""
+        return partial(self._heard, model, size, machine)
 
-        def heard(events: list[Event]) -> None:
-            if isinstance(events[-1], MessageStop) and machine.counted:
-                self.learn(model, size, machine.counted)
-
-        return heard
+    def _heard(self, model: str, size: Size, machine: Machine, events: list[Event]) -> None:
+        if isinstance(events[-1], MessageStop) and machine.counted:
+            self.learn(model, size, machine.counted)
 
     async def _count(
         self, key: bytes, model: str, body: Mapping[str, Any], size: Size, ask: Ask | None

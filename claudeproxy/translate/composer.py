@@ -34,7 +34,8 @@ class Composer:
     #: What is asked for each piece: that nothing is shown, and that there are stop sequences to watch for.
     _silent: bool = field(init=False)
     watches: bool = field(init=False)
-    _used: set[str] = field(init=False)
+    #: The ids of all calls, from the first one of this answer on.
+    _used: set[str] | None = field(default=None, init=False)
     _calls: int = field(default=0, init=False)
     _has_said: bool = field(default=False, init=False)
     _blank: str = field(default="", init=False)
@@ -50,7 +51,6 @@ class Composer:
         self._stops = StopWatch(expected.stop_sequences)
         self._silent, self.watches = expected.silent, bool(expected.stop_sequences)
         self._tags = ThinkTags(expected.starts_thinking) if expected.think_tags or expected.starts_thinking else None
-        self._used = set(expected.used_ids)
         self._begun = expected.begun
 
     @property
@@ -140,6 +140,8 @@ class Composer:
             return
         self._calls += 1
         self._sign()
+        if self._used is None:
+            self._used = set(self._expected.used_ids)
         id = kept_or_minted(call.id, self._used, self._unique)
         self.reply.tool_call(id, self._expected.names.restore(name), arguments)
 

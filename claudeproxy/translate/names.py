@@ -37,7 +37,7 @@ class Names:
             names._restored[short] = tool
             names._folded.setdefault(tool.casefold(), tool)
             names._folded.setdefault(short.casefold(), tool)
-        return names
+        return names if names else _NONE
 
     def restore(self, name: str) -> str:
         """The client's name for what a model calls ``name``: case is mended, an unknown name stays (row 10)."""
@@ -45,3 +45,7 @@ class Names:
 
     def __bool__(self) -> bool:
         return bool(self._restored)
+
+
+#: Of every request without tools.
+_NONE = Names()

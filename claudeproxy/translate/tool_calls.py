@@ -1,7 +1,7 @@
 """A model's tool calls out of the pieces that servers send (PROTOCOL 5.1; the rows named are its rows)."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 from attrs import define, field, frozen
@@ -84,10 +84,10 @@ class ToolCalls:
     """Collects pieces; gives whole calls, in the order of their indices, or without these as they began."""
 
     #: The names of the calls that were cut.
-    dropped: list[str] = field(factory=list, init=False)
+    dropped: Sequence[str] = field(default=(), init=False)
     _open: list[_Open] = field(factory=list, init=False)
     #: Those that `complete` took: what comes for them later is empty, or is another call.
-    _taken: list[_Open] = field(factory=list, init=False)
+    _taken: Sequence[_Open] = field(default=(), init=False)
     #: Those that the delta at hand has spoken of.
     _touched: list[_Open] = field(factory=list, init=False)
     #: What the delta at hand has said in its ``tool_calls``.
@@ -123,7 +123,7 @@ class ToolCalls:
         for call in self._open[:]:
             if call.name and call.is_whole:
                 self._open.remove(call)
-                self._taken.append(call)
+                self._taken = (*self._taken, call)
                 yield ToolCall(call.id, call.name, without_halves(call.arguments))
 
     def finish(self, cut: bool) -> Iterator[ToolCall]:
@@ -137,7 +137,7 @@ class ToolCalls:
                 continue  # an empty entry is nothing
             arguments = mended(call.arguments, closing=not cut)
             if cut and not (call.arguments.strip() and is_object(arguments)):
-                self.dropped.append(call.name)
+                self.dropped = (*self.dropped, call.name)
                 continue
             yield ToolCall(call.id, call.name, arguments)
 

@@ -22,6 +22,8 @@ class Policy:
 
 
 STRICT = Policy()
+#: One for all: Python makes each empty set anew.
+_NO_IDS: frozenset[str] = frozenset()
 
 
 @frozen
@@ -67,4 +69,4 @@ def emulated_fields(request: MessagesRequest) -> list[str]:
 def used_ids(request: MessagesRequest) -> frozenset[str]:
     """The ids of all calls in the conversation so far."""
     blocks = (block for message in request.messages for block in message.content)
-    return frozenset(block.id for block in blocks if isinstance(block, ToolUseBlock))
+    return frozenset(block.id for block in blocks if isinstance(block, ToolUseBlock)) or _NO_IDS

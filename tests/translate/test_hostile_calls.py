@@ -127,7 +127,7 @@ def test_whole_though_cut() -> None:
     collected = ToolCalls()
     collected.receive([piece('{"a":"b\n"}', index=0, name="w"), piece("", index=1, name="Read")])
     assert [call.arguments for call in collected.finish(cut=True)] == ['{"a":"b\\n"}']
-    assert collected.dropped == ["Read"]
+    assert list(collected.dropped) == ["Read"]
 
 
 def test_halves_before_text() -> None:
