@@ -16,7 +16,7 @@ that comes in one piece and is answered at once costs no timer.
 from enum import Enum
 from typing import Any
 
-from attrs import define
+from attrs import define, field
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 from twisted.web.http import RESPONSES, HTTPChannel
@@ -57,13 +57,14 @@ class _Wait:
     #: Bytes of the body since then.
     received: int = 0
     timer: IDelayedCall | None = None
+    #: What the client must keep to.
+    terms: Terms = field(factory=Terms)
 
 
 class TimedChannel(HTTPChannel):
     """Says what is wrong with a client in the envelope, and gives it up in time. Its site knows the terms."""
 
     site: Any
-    _terms = Terms()
     _wait: _Wait
 
     @property
@@ -73,11 +74,11 @@ class TimedChannel(HTTPChannel):
 
     @property
     def totalHeadersSize(self) -> int:  # type: ignore[override]  # as Twisted asks for it
-        return self._terms.longest_head
+        return self._wait.terms.longest_head
 
     @property
     def MAX_LENGTH(self) -> int:  # type: ignore[override]  # of a line: the same
-        return self._terms.longest_head
+        return self._wait.terms.longest_head
 
     def refuse(self, problem: Problem, linger: float = _LINGER) -> None:
         """Answers without a request, and then closes."""
@@ -102,9 +103,8 @@ class TimedChannel(HTTPChannel):
     # What Twisted calls.
 
     def connectionMade(self) -> None:
-        self._wait = _Wait()
+        self._wait = _Wait(terms=self.site.terms())
         super().connectionMade()
-        self._terms = self.site.terms()
         self._turn_to(Phase.IDLE)
 
     def dataReceived(self, data: bytes) -> None:
@@ -133,7 +133,7 @@ class TimedChannel(HTTPChannel):
             self._wait.timer = None
 
     def lineLengthExceeded(self, line: bytes) -> None:
-        self.refuse(head_too_large(self._terms.longest_head))
+        self.refuse(head_too_large(self._wait.terms.longest_head))
 
     def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
         if header == b"Content-Length" and len(data) > _MOST_DIGITS:
@@ -156,7 +156,7 @@ class TimedChannel(HTTPChannel):
     def _respondToBadRequestAndDisconnect(self) -> None:
         # What is no HTTP has no request either, and yet gets the envelope (issue 2, item 3).
         if self._receivedHeaderSize > self.totalHeadersSize or self._receivedHeaderCount > self.maxHeaders:
-            self.refuse(head_too_large(self._terms.longest_head))
+            self.refuse(head_too_large(self._wait.terms.longest_head))
         else:
             self.refuse(invalid_request("This is not a valid HTTP/1.1 request."))
 
@@ -186,8 +186,8 @@ class TimedChannel(HTTPChannel):
 
     def _limit(self) -> float:
         if self._wait.phase in (Phase.HEAD, Phase.BODY):
-            return self._terms.request_time
-        return _LINGER if self._wait.phase is Phase.REFUSED else self._terms.idle_time
+            return self._wait.terms.request_time
+        return _LINGER if self._wait.phase is Phase.REFUSED else self._wait.terms.idle_time
 
     def _now(self) -> float:
         return float(self.site.reactor.seconds())

@@ -181,7 +181,7 @@ class KnownChannel(TimedChannel):
         super().connectionMade()
         transport: Any = self.transport
         self.write_promptly = getattr(transport, "write_promptly", transport.write)
-        self.site.opened(self, self._terms.most_connections)
+        self.site.opened(self, self._wait.terms.most_connections)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted always gives a reason
         if self._farewell is not None:

@@ -1,6 +1,7 @@
 """What an answer that runs holds of its request (issue 7): found by looking at all that lives, not by a clock."""
 
 import gc
+import sys
 from io import BytesIO
 from typing import Any
 
@@ -122,10 +123,12 @@ class HeldTests(SynchronousTestCase):
         self.assertEqual(holders(), [])
 
     def test_attributes(self) -> None:
-        """Neither end of a client's connection has more attributes than CPython shares the names of: 30."""
-        self.running(CHAT, SESSION)
+        """Neither end of a client's connection has more attributes than CPython shares the names of, which would make
+        its dict five times as large."""
+        for _ in range(3):  # names are shared once the first objects have had all of theirs
+            self.running(CHAT, SESSION)
         kinds = (KnownChannel, BoundedRequest)
-        found = {type(each): len(vars(each)) for each in gc.get_objects() if type(each) in kinds}
+        found = {type(each): sys.getsizeof(vars(each)) for each in gc.get_objects() if type(each) in kinds}
         self.assertEqual(set(found), set(kinds))
-        self.assertLessEqual(found[BoundedRequest], 30)
-        self.assertLessEqual(found[KnownChannel] + len(("_command", "_path", "_version")), 30)  # while it reads a head
+        for kind, size in found.items():
+            self.assertLess(size, 600, kind)
