@@ -32,6 +32,13 @@ SLOWEST = 1024
 #: So long, in seconds, a client may go on sending after it was refused. Who closes on one that sends takes the answer
 #: away from it.
 _LINGER = 1.0
+#: What Twisted adds to a connection later than at its beginning. CPython keeps the names of attributes once for all
+#: objects of a class, at most 29, but only those that one has before there are many: each is 1.3 KB smaller then.
+_LATER = (
+    *("_buffer", "_busyReceiving", "line_mode", "length", "persistent", "_command", "_path", "_version"),
+    *("_receivedHeaderSize", "_receivedHeaderCount", "_HTTPChannel__first_line", "_HTTPChannel__header"),
+    *("_requestProducer", "_requestProducerStreaming"),
+)
 #: No length of a body has more digits; Python would not even read 5,000 of them.
 _MOST_DIGITS = 18
 
@@ -49,8 +56,7 @@ class Phase(Enum):
 
 @define(eq=False)
 class _Wait:
-    """What is waited for, and since when. Not the connection's own attributes: with more than 30 of those it would cost
-    1.3 KB more (CPython shares the names of no more), and Twisted's has 28."""
+    """What is waited for, and since when. Not the connection's own attributes, of which Twisted's has enough."""
 
     phase: Phase | None = None
     since: float = 0.0
@@ -105,6 +111,8 @@ class TimedChannel(HTTPChannel):
     def connectionMade(self) -> None:
         self._wait = _Wait(terms=self.site.terms())
         super().connectionMade()
+        for name in _LATER:
+            setattr(self, name, getattr(self, name, None))
         self._turn_to(Phase.IDLE)
 
     def dataReceived(self, data: bytes) -> None:

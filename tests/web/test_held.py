@@ -1,7 +1,6 @@
 """What an answer that runs holds of its request (issue 7): found by looking at all that lives, not by a clock."""
 
 import gc
-import sys
 from io import BytesIO
 from typing import Any
 
@@ -123,12 +122,15 @@ class HeldTests(SynchronousTestCase):
         self.assertEqual(holders(), [])
 
     def test_attributes(self) -> None:
-        """Neither end of a client's connection has more attributes than CPython shares the names of, which would make
-        its dict five times as large."""
-        for _ in range(3):  # names are shared once the first objects have had all of theirs
-            self.running(CHAT, SESSION)
-        kinds = (KnownChannel, BoundedRequest)
-        found = {type(each): sys.getsizeof(vars(each)) for each in gc.get_objects() if type(each) in kinds}
-        self.assertEqual(set(found), set(kinds))
-        for kind, size in found.items():
-            self.assertLess(size, 600, kind)
+        """Neither end of a client's connection has more attributes than CPython shares the names of, 29; and a
+        connection has all of its own from the beginning, before there are many."""
+        self.running(CHAT, SESSION)
+        self.house.caller()
+        gc.collect()
+        (request,) = [each for each in gc.get_objects() if type(each) is BoundedRequest]
+        channels = [each for each in gc.get_objects() if type(each) is KnownChannel and each.site is request.site]
+        self.assertEqual(len(channels), 2)
+        fresh = next(vars(each).keys() for each in channels if each is not request.channel)
+        self.assertEqual(vars(request.channel).keys() - fresh, set())
+        self.assertLessEqual(len(fresh), 29)
+        self.assertLessEqual(len(vars(request)), 29)
