@@ -5,7 +5,6 @@ from itertools import zip_longest
 from typing import Any
 
 from klein import Klein
-from twisted.internet.address import UNIXAddress
 from twisted.web.http import Request
 from twisted.web.resource import IResource, Resource
 
@@ -18,6 +17,7 @@ from claudeproxy.web.exchange import Exchange, Exchanges, printable
 from claudeproxy.web.guard import check_host, check_key, check_one_host, check_origin
 from claudeproxy.web.live import Live
 from claudeproxy.web.rules import ADMIN, SIGNS_OF_LIFE, Rules
+from claudeproxy.web.whence import came_through_a_file
 
 #: What is below this path costs nothing, and is not counted.
 _MODELS = b"/v1/models"
@@ -98,7 +98,7 @@ def check_page(request: Request, live: Live) -> Problem | None:
     problem = check_one_host(len(hosts), request.clientproto)
     if problem is None and hosts:
         problem = check_host(text(hosts[0]), live.interfaces, settings.allowed_hosts)
-        if problem is not None and isinstance(request.getHost(), UNIXAddress):
+        if problem is not None and came_through_a_file(request):
             problem = None  # no web page can be made to ask there
     origin, site = header(request, b"origin"), header(request, b"sec-fetch-site")
     return problem or check_origin(origin, site, settings.allowed_origins)

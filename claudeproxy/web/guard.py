@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from claudeproxy.model.problems import Problem, forbidden, invalid_request, unauthenticated
+from claudeproxy.routing.addresses import is_loopback
 from claudeproxy.routing.keys import Key, digest_of, recognised
 
 
@@ -32,6 +33,12 @@ def check_host(host: str, listening_on: Iterable[str], allowed: Iterable[str]) -
     if name in {each.lower() for each in (*listening_on, *allowed)}:
         return None
     return forbidden(f"Host {name!r} is not served here; if it should be, add it to the setting allowed_hosts.")
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a Host header names the very machine that it is read on, and no other."""
+    name = _name_of(host)
+    return name.endswith(".localhost") or is_loopback(name)
 
 
 def check_origin(origin: str | None, fetch_site: str | None, allowed: Iterable[str]) -> Problem | None:

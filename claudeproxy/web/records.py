@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 from attrs import define
 from klein import Klein
-from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.http import Request
@@ -14,7 +13,6 @@ from twisted.web.resource import IResource, Resource
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from claudeproxy.model.problems import Problem, Refusal, forbidden, invalid_request, not_found, wrong_method
-from claudeproxy.routing.addresses import is_loopback
 from claudeproxy.routing.keys import Key
 from claudeproxy.routing.settings import Settings
 from claudeproxy.web.answers import answer_json, answer_problem
@@ -24,10 +22,9 @@ from claudeproxy.web.gate import check_page, credentials, query
 from claudeproxy.web.guard import check_key
 from claudeproxy.web.live import Live
 from claudeproxy.web.recorder import Recorder
+from claudeproxy.web.whence import is_local
 
 _DEFAULT_LIMIT = 20
-#: Who carries one of these comes from somewhere else, through something that runs here.
-_PASSED_ON = (b"x-forwarded-for", b"x-forwarded-host", b"forwarded", b"via", b"x-real-ip")
 
 
 @define(eq=False)
@@ -112,17 +109,6 @@ def check_admin(request: Request, live: Live) -> Problem | None:
         return forbidden("This is for this machine alone; others need one of the admin_keys, and none is set.")
     found = check_key(live.settings.admin_keys, *credentials(request))
     return found if isinstance(found, Problem) else None
-
-
-def is_local(request: Request) -> bool:
-    """Whether the client itself is on this machine, rather than a proxy that is."""
-    if any(request.requestHeaders.hasHeader(name) for name in _PASSED_ON):
-        return False
-    address: Any = request.getClientAddress()
-    if isinstance(address, UNIXAddress):
-        return True
-    host = getattr(address, "host", None)
-    return isinstance(host, str) and is_loopback(host.removeprefix("::ffff:"))
 
 
 def shows_admin_key(request: Request, settings: Settings) -> bool:

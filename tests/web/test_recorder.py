@@ -3,11 +3,12 @@
 import json
 from typing import Any
 
+from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.routing.expectations import Secret
 from tests.fakes.anthropic import FakeAnthropic
-from tests.fakes.house import BACKEND_KEY, House, body
+from tests.fakes.house import BACKEND_KEY, FRONT_PORT, House, body
 from tests.fakes.openai import Cut, Script, Send, Wait, error, json_body, llama_text, silent, text
 from tests.fakes.scripts import chunk
 
@@ -330,6 +331,32 @@ class DoorTests(SynchronousTestCase):
         house = House()
         for header in ("x-forwarded-for", "forwarded", "via", "x-real-ip", "X-Forwarded-Host"):
             self.assertEqual(self.status(house, {header: "127.0.0.1"}), 403, header)
+
+    def test_passed_on_in_silence(self) -> None:
+        """A server in front that adds no header passes the Host of its clients on, or speaks HTTP/1.0 as nginx does."""
+        house = House(allowed_hosts=("llm.example.com",))
+        for headers in ({"host": "llm.example.com"}, {"host": ""}, {"x-forwarded-proto": "https"}):
+            self.assertEqual(self.status(house, headers), 403, headers)
+        for host in ("localhost:8080", "127.0.0.2", "[::1]:8080"):
+            self.assertEqual(self.status(house, {"host": host}), 200, host)
+        old = house.caller().send(b"GET /admin/requests HTTP/1.0\r\nHost: 127.0.0.1:8080\r\n\r\n")
+        self.assertEqual(old.status, 403)
+
+    def test_proxy_protocol(self) -> None:
+        """Who says himself which address he has is believed nothing: neither that he is here, nor that he came through
+        a unix socket, where any Host would do."""
+        house = House(keys=(Secret("client-key"),))
+        house.network.listeners[FRONT_PORT] = HAProxyWrappingFactory(house.network.listeners[FRONT_PORT])
+        path = b"/run/claudeproxy.sock".ljust(108, b"\0")
+        through_a_file = b"\r\n\r\n\0\r\nQUIT\n\x21\x31" + (216).to_bytes(2, "big") + path + path
+        for claim in (b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n", b"PROXY UNKNOWN \r\n", through_a_file):
+            for target, host, status in (
+                (b"/admin/requests", b"localhost", 403),
+                (b"/health", b"evil.example", 403),
+                (b"/health", b"localhost", 200),
+            ):
+                request = b"GET %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (target, host)
+                self.assertEqual(house.caller().send(claim + request).status, status, (claim, target, host))
 
     def test_admin_key(self) -> None:
         """From elsewhere with an admin key, and with no other."""
