@@ -20,6 +20,7 @@ from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from claudeproxy.backends.connection import BackendAgent, BackendPool, ready_url
+from claudeproxy.backends.hush import NO_HUSH, Hush
 from claudeproxy.backends.journey import STALE, Journey
 from claudeproxy.model.problems import Problem, Refusal, overloaded
 from claudeproxy.routing.expectations import NO_SECRET, Secret, as_secret
@@ -120,12 +121,20 @@ class BackendClient:
     _pool: HTTPConnectionPool | None = None
     #: How often a request was sent again, by the backend's name.
     resends: "Counter[str]" = field(factory=Counter)
+    #: Takes the backend's key out of what it says.
+    hush: Hush = NO_HUSH
 
     @classmethod
     def over_network(
-        cls, name: str, reactor: Any, connect_timeout: float, resends: "Counter[str] | None" = None
+        cls,
+        name: str,
+        reactor: Any,
+        connect_timeout: float,
+        resends: "Counter[str] | None" = None,
+        key: Secret = NO_SECRET,
     ) -> "BackendClient":
-        """A client with connections of its own, kept alive between requests; ``connect_timeout`` in seconds."""
+        """A client with connections of its own, kept alive between requests; ``connect_timeout`` in seconds. The
+        ``key`` is the backend's, which no words of it may tell."""
         pool = BackendPool(reactor, connect_timeout)
         pool.maxPersistentPerHost = 256
         pool.cachedConnectionTimeout = KEPT_ALIVE  # type: ignore[assignment]  # callLater takes any number
@@ -133,6 +142,7 @@ class BackendClient:
         agent = BackendAgent(reactor, connect_timeout, pool)
         client = cls.over_agent(name, agent, reactor, pool)
         client.resends = client.resends if resends is None else resends
+        client.hush = Hush(key)
         return client
 
     @classmethod
@@ -253,7 +263,7 @@ class BackendClient:
             raise Refusal(self._unreachable(fault)) from None
 
     def _unreachable(self, fault: BaseException) -> Problem:
-        return overloaded(f"Backend {self.name} cannot be reached: {describe(fault)}")
+        return overloaded(self.hush.words(f"Backend {self.name} cannot be reached: {describe(fault)}"))
 
 
 def _pairs(headers: Mapping[str, str]) -> list[Header]:

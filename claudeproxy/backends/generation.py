@@ -21,9 +21,10 @@ from zope.interface import implementer
 
 from claudeproxy.backends.client import LONGEST_ERROR, describe, leave_unread, read_body
 from claudeproxy.backends.discretion import discreet
+from claudeproxy.backends.hush import NO_HUSH, Hush
 from claudeproxy.backends.journey import Journey
 from claudeproxy.backends.vigil import Check, Vigil
-from claudeproxy.model.events import Event
+from claudeproxy.model.events import Event, Failed
 from claudeproxy.model.problems import Problem, Refusal, bad_gateway, overloaded
 from claudeproxy.translate.failures import problem_from_answer, seconds_to_wait
 from claudeproxy.wire.packed import KNOWN, BadlyPacked, Unpacker
@@ -83,6 +84,8 @@ class Generation(Protocol):
     _told: Mapping[str, Any] = field(factory=dict)
     #: Who is told of the last events before they are delivered.
     _ending: Sequence[Callable[[list[Event]], None]] = ()
+    #: Takes the backend's key out of its words.
+    _hush: Hush = NO_HUSH
     _opening: Deferred[None] | None = field(default=None, init=False)
     _paused: bool = field(default=False, init=False)
     _over: bool = field(default=False, init=False)
@@ -248,7 +251,7 @@ class Generation(Protocol):
                 raise Refusal(bad_gateway(words))
             if response.code == 200:
                 self._unpacker = Unpacker(packing == "deflate")  # gzip with its name is undone by treq
-                response.deliverBody(self._journey.ear(self))
+                response.deliverBody(self._journey.ear(self, self._hush.body))
                 if self._paused and self.transport is not None:
                     self._producer.pauseProducing()  # deliverBody itself resumes
                 return
@@ -280,6 +283,8 @@ class Generation(Protocol):
 
     def _finish(self, events: list[Event]) -> None:
         self._conclude()
+        if events and isinstance(events[-1], Failed):
+            events = [*events[:-1], Failed(self._hush.problem(events[-1].problem))]
         for each in self._ending:
             each(events)
         self._deliver(events)

@@ -7,6 +7,7 @@ from attrs import field, frozen
 from twisted.web.iweb import IResponse
 
 from claudeproxy.backends.generation import Generation, Limits
+from claudeproxy.backends.hush import Hush
 from claudeproxy.backends.journey import Journey
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.events import Event
@@ -129,6 +130,10 @@ class Forwarder(Protocol):
     @property
     def limits(self) -> Limits:
         """How long an answer may take."""
+
+    @property
+    def hush(self) -> Hush:
+        """Takes the server's key out of what it says."""
 
     async def forward(self, letter: Letter, model: str, journey: Journey) -> IResponse:
         """The answer's beginning, whatever its status; its body is to be delivered as it comes.

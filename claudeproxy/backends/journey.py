@@ -130,9 +130,10 @@ class Journey:
             kept = self.kept.setdefault(what, bytearray())
             kept += data[: self.keep - len(kept)]
 
-    def ear(self, reader: IProtocol) -> IProtocol:
-        """Who is to be given the answer's body in the place of ``reader``: itself, if nothing is kept of it."""
-        return _Ear(reader, self.keeps) if self.keep else reader
+    def ear(self, reader: IProtocol, hide: Callable[[bytes], bytes]) -> IProtocol:
+        """Who is to be given the answer's body in the place of ``reader``: itself, if nothing is kept of it. ``hide``
+        takes out what nobody may see."""
+        return _Ear(reader, lambda what, data: self.keeps(what, hide(data))) if self.keep else reader
 
 
 @define(eq=False)

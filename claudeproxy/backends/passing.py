@@ -15,6 +15,7 @@ from twisted.web.iweb import IResponse
 
 from claudeproxy.backends.client import BackendClient
 from claudeproxy.backends.generation import Generation, Limits
+from claudeproxy.backends.hush import Hush
 from claudeproxy.backends.interfaces import Call, Count, Deliver, Forwarder, Letter, Offer, Prepared
 from claudeproxy.backends.journey import Journey
 from claudeproxy.backends.kindred import ask_kindred, is_hosted
@@ -86,6 +87,10 @@ class PassThrough:
     def limits(self) -> Limits:
         return self._limits
 
+    @property
+    def hush(self) -> Hush:
+        return self._client.hush
+
     async def forward(self, letter: Letter, model: str, journey: Journey) -> IResponse:
         return await self._send(letter, self._edited(letter, model), journey)
 
@@ -118,7 +123,9 @@ class PassThrough:
         machine = AnthropicStream(Reply(message_id, model), expected, self._unique)
         ending = [self._tally.learner(prepared.model, size, machine)]
         journey, told, limits = prepared.journey, letter.told, self._limits
-        generation = Generation(self.name, machine, deliver, self._clock, limits, self._log, journey, told, ending)
+        generation = Generation(
+            self.name, machine, deliver, self._clock, limits, self._log, journey, told, ending, self._client.hush
+        )
         generation.start(self._send(letter, prepared.body, journey))
         return generation
 

@@ -194,7 +194,9 @@ class TranslatingBackend:
         if prepared.turn is not None:
             ending.insert(0, remembering(self._sessions, prepared.turn, machine, self._clock.seconds))
         journey, told, limits = prepared.journey, context.told, self._manner.limits
-        generation = Generation(self.name, machine, deliver, self._clock, limits, self._log, journey, told, ending)
+        generation = Generation(
+            self.name, machine, deliver, self._clock, limits, self._log, journey, told, ending, self._client.hush
+        )
         if context.search is None:
             generation.start(self._send(prepared.model, prepared.body, context, journey), context.check)
         else:

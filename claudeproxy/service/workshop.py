@@ -209,7 +209,7 @@ class Workshop:
 
     def _client(self, settings: BackendSettings) -> BackendClient:
         timeout = settings.connect_timeout_ms / 1000
-        return BackendClient.over_network(settings.name, self._reactor, timeout, self.resends)
+        return BackendClient.over_network(settings.name, self._reactor, timeout, self.resends, settings.api_key)
 
 
 def _limits(settings: BackendSettings) -> Limits:

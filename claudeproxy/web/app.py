@@ -261,7 +261,8 @@ class MessagesAPI:
         return self._relay(request, exchange, forwarder).carry(forwarder.forward(letter, model, exchange.journey))
 
     def _relay(self, request: Request, exchange: Exchange, forwarder: Forwarder) -> Relay:
-        return Relay(request, exchange, self._clock, self._live().settings.ping_ms / 1000, forwarder.limits)
+        quiet = self._live().settings.ping_ms / 1000
+        return Relay(request, exchange, self._clock, quiet, forwarder.limits, forwarder.hush)
 
 
 def _names(found: Iterable[str]) -> Iterable[str]:

@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from claudeproxy.backends.client import describe, leave_unread
 from claudeproxy.backends.generation import Limits
+from claudeproxy.backends.hush import NO_HUSH, Hush, Muffler
 from claudeproxy.model.events import Failed, Ping
 from claudeproxy.model.problems import Problem, Refusal, bad_gateway, overloaded, stopping
 from claudeproxy.translate.forwarding import headers_back
@@ -40,6 +41,10 @@ class Relay(Protocol):
     _quiet: float
     #: As for any answer; a silence of 0 is for as long as it takes, too.
     _limits: Limits = field(default=Limits(0.0))
+    #: Takes the server's own key out of its errors.
+    _hush: Hush = NO_HUSH
+    #: For the body of one, which may be cut anywhere.
+    _muffler: Muffler | None = field(default=None, init=False)
     _overheard: Overheard = field(factory=Overheard, init=False)
     _opening: Deferred[None] | None = field(default=None, init=False)
     _response: IResponse | None = field(default=None, init=False)
@@ -110,9 +115,13 @@ class Relay(Protocol):
             return
         now = self._heard = self._clock.seconds()
         self._received += len(data)
+        if self._muffler is not None:
+            data = self._muffler.receive(data)
         if self._overheard.receive(data) and self._exchange.first_token is None:
             self._exchange.first_token = self._exchange.journey.first_token = now
             self._listen()
+        if self._overheard.complaint is not None:
+            data = self._hush.body(data)
         self._tail = (self._tail + data[-4:])[-4:]
         self._write(data)
 
@@ -120,6 +129,9 @@ class Relay(Protocol):
         self.transport = None
         if self._over:
             return
+        if self._muffler is not None and (rest := self._muffler.close()):
+            self._overheard.receive(rest)
+            self._write(rest)
         whole = reason.check(ResponseDone, PotentialDataLoss) is not None
         if whole:
             self._overheard.close()
@@ -146,8 +158,9 @@ class Relay(Protocol):
         self._overheard.streams = self._exchange.streams = self._streams
         self._heard = self._clock.seconds()
         if response.code >= 400:
+            self._muffler = Muffler(self._hush) if packing in (b"", b"identity") else None
             self._listen()  # the words of a refusal need no thought
-        response.deliverBody(self._exchange.journey.ear(self))
+        response.deliverBody(self._exchange.journey.ear(self, self._hush.body))
 
     def _never_opened(self, failure: Failure) -> None:
         if self._over:
@@ -228,8 +241,8 @@ class Relay(Protocol):
 
     def _overheard_problem(self, status: int) -> Problem:
         """What the server said went wrong, for those who record it: the client has its own words."""
-        heard, outcome = self._overheard, self._exchange.outcome
-        return Problem(status if status >= 400 else 500, heard.outcome or "error", heard.complaint or "", outcome)
+        heard, words = self._overheard, self._hush.words(self._overheard.complaint or "")
+        return Problem(status if status >= 400 else 500, heard.outcome or "error", words, self._exchange.outcome)
 
     def _abandon(self) -> None:
         """The client is gone; its connection has forgotten the producer by itself (STYLE P14)."""

@@ -6,7 +6,7 @@ from claudeproxy.backends.client import KEPT_ALIVE
 from tests.contract.answers import LS, THINKING, TOOLS, ContractCase
 from tests.contract.parts import Broke, Call, End, Opened, Part, Text, Thought
 from tests.fakes.callers import Caller
-from tests.fakes.house import BACKEND_PORT
+from tests.fakes.house import BACKEND_KEY, BACKEND_PORT, rendered
 from tests.fakes.network import HIGH_WATER
 from tests.fakes.scripts import Cut, Hang, Headers, Script, Send, Step, Wait
 from tests.stream_checker import Checked, check_error, check_message, check_stream
@@ -78,6 +78,19 @@ class Failures(ContractCase):
         caller = self.stand.say(Text("Hello"), Broke("the engine broke"), stream=False)
         self.assertGreaterEqual(caller.status, 500)
         self.refused(caller, caller.status)
+
+    def test_own_key(self) -> None:
+        """A backend that repeats the proxy's key in its words tells it nobody: no client, no operator, no log."""
+        words = f"Incorrect key. Received: Bearer {BACKEND_KEY}."
+        middle = self.stand.script(Text("Hello"), Broke(words))
+        for script in (self.stand.refusal(401, words), self.stand.script(Opened(), Broke(words)), middle):
+            for stream in (True, False):
+                caller = self.stand.play(script, stream=stream)
+                record = self.stand.ask("GET", "/admin/requests/last").raw
+                for said in (caller.raw, record):
+                    self.assertIn(b"Received: Bearer", said)
+                    self.assertNotIn(BACKEND_KEY.encode(), said)
+        self.assertNotIn(BACKEND_KEY, rendered(self.stand.events))
 
     def test_nobody_there(self) -> None:
         """A backend that is not there may come back: an overload, that names it."""

@@ -213,6 +213,27 @@ class AnswerTests(PassThroughCase):
         self.assertEqual((caller.status, caller.body), (429, body))
         self.assertEqual((caller.headers["retry-after"], caller.headers["x-should-retry"]), ("7", "true"))
 
+    def test_own_key(self) -> None:
+        """But for the proxy's own key: in an error of any length it is blotted out, however it is cut. What a client
+        gets without an error is never looked into."""
+        body = b'{"error": "%b", "and": "%b and sk-backend-"}' % ((BACKEND_KEY.encode(),) * 2)
+        told = body.replace(BACKEND_KEY.encode(), b"*" * len(BACKEND_KEY))
+        house = self.house(recorder_content=True)
+        for size in (1, 7, len(body)):
+            pieces = [Send(body[at : at + size]) for at in range(0, len(body), size)]
+            for headers in ({}, {"content-length": str(len(body))}):
+                house.fake.plays(Script(status=401, steps=pieces, headers=headers))
+                self.assertEqual(self.post(house).body, told)
+        self.assertNotIn(BACKEND_KEY.encode(), house.ask("GET", "/admin/requests/last").raw)
+        house.fake.plays(Script(steps=[Send(body)]))
+        self.assertEqual(self.post(house).body, body)
+
+    def test_no_key_to_hide(self) -> None:
+        """A key of a few letters is a word for none, and may stand anywhere."""
+        house = self.house({"api_key": Secret("none")})
+        house.fake.plays(Script(status=500, steps=[Send(b"none of it")]))
+        self.assertEqual(self.post(house).body, b"none of it")
+
     def test_out_of_reach(self) -> None:
         """A server that cannot be reached is an error of ours that names it."""
         house = self.house({"base_url": "http://127.0.0.1:9"})
