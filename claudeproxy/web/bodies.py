@@ -10,13 +10,18 @@ from typing import Any
 from twisted.web.http import Request
 
 from claudeproxy.backends.interfaces import Letter
-from claudeproxy.model.problems import Refusal, invalid_request, too_large
+from claudeproxy.model.problems import Refusal, invalid_request, not_found, too_large
+from claudeproxy.web.exchange import printable
 
 #: Some editors write a mark before a text, which is no JSON, and may be ignored (RFC 8259 8.1).
 _MARKED_JSON = re.compile(BOM_UTF8 + rb"[ \t\r\n]*+\{")
 #: A gzip body is read in steps of so many bytes, and has at most so many members, so that hostile ones cost no time.
 _STEP = 16 * 1024
 _MOST_MEMBERS = 10_000
+#: What is below ``/v1`` for every reader of paths; and what some of them would take for a step out of it: segments of
+#: dots, and slashes of either kind within one, however often they are encoded.
+_BELOW = re.compile(rb"/v1(?:/|$)")
+_ASTRAY = re.compile(rb"/(?:\.|%(?:25)*2e){1,2}(?:/|;|%(?:25)*3b|$)|\\|%(?:25)*(?:2f|5c)", re.IGNORECASE)
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -24,16 +29,20 @@ def letter_of(
     request: Request, longest: int, keys: Collection[bytes] = (), told: Mapping[str, Any] = NOTHING
 ) -> Letter:
     """The whole request, but for headers that show one of our own ``keys``: these are nobody else's business. Raises
-    `Refusal` above ``longest`` bytes of body, packed or not. ``told`` are the fields of the log's lines about it."""
+    `Refusal` above ``longest`` bytes of body, packed or not, and for a path that might lead out of ``/v1``: a server
+    that it is passed on to has other things beside, which our credentials open. ``told`` are the fields of the log's
+    lines about it."""
     path, mark, query = request.uri.partition(b"?")
-    target = b"/" + b"/".join(plain_path(path.split(b"/")[1:])) + mark + query
+    path = b"/" + b"/".join(plain_path(path.split(b"/")[1:]))
+    if not _BELOW.match(path) or _ASTRAY.search(path):
+        raise Refusal(not_found(f"There is nothing at {printable(path)}"))
     headers = tuple(
         (name, each)
         for name, values in request.requestHeaders.getAllRawHeaders()
         for each in values
         if each.rpartition(b" ")[2] not in keys
     )
-    return Letter(request.method, target, headers, body_of(request, longest), told)
+    return Letter(request.method, path + mark + query, headers, body_of(request, longest), told)
 
 
 def plain_path(segments: list[bytes]) -> list[bytes]:

@@ -470,6 +470,33 @@ class OtherPathTests(PassThroughCase):
             self.assertEqual(caller.status, 404)
             self.assertEqual(caller.headers["x-claudeproxy-request-id"][:4], "req_")
 
+    def test_no_way_out(self) -> None:
+        """Nothing leads out of /v1, where our credentials would open what else the server has."""
+        house = self.house()
+        for path in (
+            "/v1/../../key/list",
+            "/v1/x/./..",
+            "/v1/%2e%2e/key/list",
+            "/v1/.%2E/key/list",
+            "/v1/%252e%252E/key/list",
+            "/v1/..;a=b/key/list",
+            "/v1/%2e%2e%3b/key/list",
+            "/v1/..%2fkey/list",
+            "/v1/x%2F..%2F..%2Fkey",
+            "/v1/..%5ckey",
+            "/v1/..\\key",
+            "/v1/%255c",
+            "/key/list/%76%31/x",
+            "/v1/messages/../../../key/list",
+            "/v1/x/..?y=z",
+        ):
+            for method in ("GET", "POST"):
+                self.assertEqual(check_error(house.ask(method, path).json, 404).type, "not_found_error", path)
+        self.assertEqual(house.fake.received, [])
+        for path in ("/v1/files/a.b..c", "/v1/...", "/v1/files?path=../x%2f.."):
+            house.ask("GET", path)
+            self.assertEqual(house.fake.received[-1].path, path.partition("?")[0])
+
     def test_not_forwarded(self) -> None:
         """Nothing beside /v1 is, and nothing where the answers are translated."""
         house = self.house()
