@@ -14,6 +14,7 @@ all        many may wait to be let in
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from attrs import define, field
@@ -192,6 +193,7 @@ class Listening:
                 Deferred.fromCoroutine(self.close())
                 # Short: twistd passes on a hundred bytes of it to the terminal that it came from.
                 raise CannotListen(f"cannot listen on {door.written}: {fault}; set {remedy}") from None
+        self._look_at_certificates()
 
     async def close(self) -> None:
         """Lets nobody else in."""
@@ -209,9 +211,16 @@ class Listening:
 
         def take() -> None:
             for certificate, options in fresh:
-                certificate.take(options)
+                if certificate.take(options):
+                    self._log.info("new connections get the new certificate in {file}", file=certificate.file)
+            self._look_at_certificates()
 
         return take
+
+    def _look_at_certificates(self) -> None:
+        now = datetime.now(UTC)
+        for words in {door.certificate.out_of_date(now) for door in self.doors if door.certificate is not None} - {""}:
+            self._log.warn("{words}: clients will not believe it", words=words)
 
 
 def _door(address: Address, written: str, reactor: Any) -> Door:
