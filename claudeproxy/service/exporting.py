@@ -4,9 +4,12 @@ Loaded only when the setting `tracing` is on.
 """
 
 import logging
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Iterator
 from threading import Thread
 from typing import Any
+from urllib.parse import unquote
 
 from attrs import define, field
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -20,6 +23,9 @@ from claudeproxy.web.tracing import Tracing
 
 #: How long a daemon that stops waits for its last traces to leave, in seconds.
 FLUSH = 5.0
+_HEADERS = re.compile("OTEL_EXPORTER_OTLP_([A-Z]+_)?HEADERS")
+#: A shorter piece of them may be part of any word.
+_SHORTEST = 8
 
 
 def over_http() -> SpanProcessor:
@@ -77,6 +83,20 @@ class Exporting:
                 self._heard.end()
 
 
+def _without_headers(words: str) -> str:
+    """The headers for the collector hold its key, and are repeated whole where they are misspelt."""
+    found = {piece for name, value in os.environ.items() if _HEADERS.fullmatch(name) for piece in _pieces(value)}
+    for piece in sorted(found, key=len, reverse=True):
+        words = words.replace(piece, "<secret>") if len(piece) >= _SHORTEST else words
+    return words
+
+
+def _pieces(headers: str) -> Iterator[str]:
+    for each in headers.split(","):
+        value = unquote(each.partition("=")[2].strip())
+        yield from (each.strip(), each.partition("=")[2].strip(), value, *value.split(), *each.split())
+
+
 def _resource() -> Resource:
     """The service is called claudeproxy, unless the environment says otherwise."""
     found = Resource.create()
@@ -105,5 +125,5 @@ class _Forwarded(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = next(ours for theirs, ours in self._LEVELS if record.levelno >= theirs)
-        words = record.getMessage()  # a traceback of theirs would tell nothing more
+        words = _without_headers(record.getMessage())  # a traceback of theirs would tell nothing more
         self._reactor.callFromThread(self._log.emit, level, "OpenTelemetry: {words}", words=words)

@@ -88,6 +88,20 @@ class ExportingTests(SynchronousTestCase):
         self.network.pump()
         self.assertEqual(len(self.events), 1)
 
+    def test_headers(self) -> None:
+        """It repeats headers that are misspelt, and they hold the collector's key: that is left out of our log."""
+        for name in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"):
+            for written in ("x-team=a, Authorization: Bearer canary-91bd", "authorization=Bearer%20canary-91bd"):
+                with mock.patch.dict(os.environ, {name: written}):
+                    logging.getLogger("opentelemetry.util").warning("bad: %s", written.partition(", ")[2] or written)
+                    logging.getLogger("opentelemetry.util").warning("it answers: no such token canary-91bd")
+        self.network.pump()
+        lines = [formatEvent(event) for event in self.events]
+        self.assertEqual(len([line for line in lines if "bad: <secret>" in line]), 4)
+        self.assertNotIn("canary", "".join(lines))
+        self.slow.may_end.set()
+        self.successResultOf(self.stop_at_once())
+
     def test_named(self) -> None:
         """The service is called claudeproxy, or as the environment says."""
         for variables, name in (
