@@ -199,6 +199,7 @@ class Exchanges:
         self.crowd.leave(exchange)
         if how is not None and not exchange.outcome:
             exchange.outcome = "client_gone"
+        exchange.outcome = printable(exchange.outcome)  # it may be a server's own word
         exchange.ended = self._clock.seconds()
         exchange.journey.listeners -= 1
         exchange.status = request.code if request.startedWriting or how is None else 499

@@ -315,6 +315,20 @@ class AnswerTests(PassThroughCase):
         for secret in (BACKEND_KEY, "caf\u00e9"):
             self.assertNotIn(secret, shown)
 
+    def test_hostile_words(self) -> None:
+        """A server's own word for how it ended is no order to a terminal, and no second line of the log."""
+        word = "odd\x1b[31m\u202e\nline"
+        for house in (self.house(), self.house({"repair": True})):
+            for script in (
+                anthropic.stream(anthropic.text("Hi"), stop_reason=word),
+                error(400, {"type": "error", "error": {"type": word, "message": "no"}}),
+            ):
+                house.fake.plays(script)
+                self.post(house)
+            for event in house.request_lines:
+                self.assertTrue(str(event["outcome"]).isprintable(), event["outcome"])
+                self.assertNotIn(" ", event["outcome"])
+
     def test_drain(self) -> None:
         """A daemon that stops ends a stream with an error event."""
         house = self.house()
