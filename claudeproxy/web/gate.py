@@ -14,7 +14,7 @@ from claudeproxy.routing.settings import Settings
 from claudeproxy.web.answers import answer_problem
 from claudeproxy.web.bodies import plain_path
 from claudeproxy.web.exchange import Exchange, Exchanges, printable
-from claudeproxy.web.guard import check_host, check_key, check_one_host, check_origin
+from claudeproxy.web.guard import check_host, check_key, check_one_host, check_origin, is_host
 from claudeproxy.web.live import Live
 from claudeproxy.web.rules import ADMIN, SIGNS_OF_LIFE, Rules
 from claudeproxy.web.whence import came_through_a_file
@@ -97,8 +97,9 @@ def check_page(request: Request, live: Live) -> Problem | None:
     hosts = request.requestHeaders.getRawHeaders(b"host", ())
     problem = check_one_host(len(hosts), request.clientproto)
     if problem is None and hosts:
-        problem = check_host(text(hosts[0]), live.interfaces, settings.allowed_hosts)
-        if problem is not None and came_through_a_file(request):
+        host = text(hosts[0])
+        problem = check_host(host, live.interfaces, settings.allowed_hosts)
+        if problem is not None and is_host(host) and came_through_a_file(request):
             problem = None  # no web page can be made to ask there
     origin, site = header(request, b"origin"), header(request, b"sec-fetch-site")
     return problem or check_origin(origin, site, settings.allowed_origins)

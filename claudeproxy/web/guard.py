@@ -1,5 +1,6 @@
 """Who may ask at all: pure decisions about a request's Host, Origin and key."""
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
@@ -8,6 +9,12 @@ from urllib.parse import urlsplit
 from claudeproxy.model.problems import Problem, forbidden, invalid_request, unauthenticated
 from claudeproxy.routing.addresses import is_loopback
 from claudeproxy.routing.keys import Key, digest_of, recognised
+
+#: What a Host header may be (RFC 9110 7.2). Its labels have 1 to 63 characters, else the router cannot take it.
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(
+    rf"(?:{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~%-]{{1,40}})?\])?(?::[0-9]{{0,5}})?"
+)
 
 
 def check_one_host(hosts: int, version: bytes) -> Problem | None:
@@ -27,11 +34,13 @@ def check_host(host: str, listening_on: Iterable[str], allowed: Iterable[str]) -
     header then tells that name. An address can never be such a name, and localhost is always this machine.
     ``listening_on`` are the names of the interfaces that it listens on.
     """
-    name = _name_of(host)
-    if not name or name == "localhost" or name.endswith(".localhost") or _is_address(name):
-        return None
-    if name in {each.lower() for each in (*listening_on, *allowed)}:
-        return None
+    name = host
+    if is_host(host):
+        name = _name_of(host)
+        if not name or name == "localhost" or name.endswith(".localhost") or _is_address(name):
+            return None
+        if name in {each.lower() for each in (*listening_on, *allowed)}:
+            return None
     return forbidden(f"Host {name!r} is not served here; if it should be, add it to the setting allowed_hosts.")
 
 
@@ -75,9 +84,13 @@ def _given(api_key: str | None, authorization: str | None) -> list[bytes]:
 
 
 @lru_cache(256)
+def is_host(host: str) -> bool:
+    """Whether a Host header can be one at all."""
+    return _HOST.fullmatch(host) is not None
+
+
+@lru_cache(256)
 def _name_of(host: str) -> str:
-    if "@" in host or "\\" in host:
-        return host  # which no Host may have; who it names, readers of addresses do not agree on
     try:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".").lower()
     except ValueError:

@@ -17,6 +17,7 @@ from twisted.web.server import Request, Site
 
 from claudeproxy.model.problems import Problem, full
 from claudeproxy.web.channel import TimedChannel
+from claudeproxy.web.guard import check_one_host
 from claudeproxy.web.limits import COME_AGAIN, Terms
 
 #: RFC 9112 3.2.2: a request for a whole address, and its host, which counts for more than the header.
@@ -70,7 +71,9 @@ class BoundedRequest(Request):
         self.requestHeaders.removeHeader(b"content-type")
         whole = _WHOLE_ADDRESS.match(path)
         if whole is not None:  # a client that takes us for its proxy; the address is the word that counts
-            self.requestHeaders.setRawHeaders(b"host", [whole["host"]])
+            hosts = self.requestHeaders.getRawHeaders(b"host", ())
+            if check_one_host(len(hosts), version) is None:  # else the gate is to see that
+                self.requestHeaders.setRawHeaders(b"host", [whole["host"]])
             rest = path[whole.end() :]
             path = rest if rest.startswith(b"/") else b"/" + rest
         super().requestReceived(command, path, version)

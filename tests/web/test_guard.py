@@ -49,6 +49,22 @@ class HostTests(SynchronousTestCase):
         for name in ("localhost", "LOCALHOST", "localhost:8080", "localhost.", "app.localhost:80"):
             self.assertIsNone(host(name), name)
 
+    def test_no_names(self) -> None:
+        """What cannot be a name is none of this machine's, whatever it ends with or was allowed."""
+        for name in (
+            "a..localhost",
+            "localhost..",
+            ".localhost",
+            "a" * 64 + ".localhost",
+            "localhost?a..b",
+            "\ufffd.localhost",
+            "localhost:port",
+            "[::1",
+            "-.example",
+        ):
+            self.assertIsNotNone(host(name, name), name)
+        self.assertIsNone(host("a" * 63 + ".localhost"))
+
     def test_no_host(self) -> None:
         """A client of HTTP/1.0 names no host; a browser always does."""
         self.assertIsNone(host(""))

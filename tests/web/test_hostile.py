@@ -4,11 +4,13 @@ import json
 import time
 from typing import Any
 
+from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.routing.keys import key_of
 from tests.fakes.callers import Caller
 from tests.fakes.house import BACKEND_PORT, FRONT_PORT, House, body
+from tests.fakes.network import End
 from tests.fakes.openai import Script, silent, text
 from tests.fakes.responses import FakeResponses
 from tests.fakes.scripts import Send
@@ -247,6 +249,29 @@ class FormTests(HostileCase):
             self.assertEqual(caller.status, status, target[:60])
             if status != 200:
                 check_error(caller.json, status)
+
+    def test_hosts(self) -> None:
+        """A Host that cannot be one is refused in the envelope, also where any name would do: on a unix socket."""
+        hosts = [b"a..localhost", b"localhost..", b".localhost", b"a" * 64 + b".localhost", b"localhost?a..b"]
+        hosts += [b"\xff.localhost", b"[::1", b"x@localhost", b"localhost:a"]
+        for kind in (IPv4Address("TCP", "127.0.0.1", FRONT_PORT), UNIXAddress(b"/run/claudeproxy.sock")):
+            self.patch(End, "getHost", lambda end, kind=kind: kind)
+            for host in hosts:
+                caller = self.house.ask("GET", "/health", None, {"host": host})
+                self.assertEqual(check_error(caller.json, 403).type, "permission_error", host)
+                caller = self.house.caller().send(b"GET http://%b/health HTTP/1.1\r\nhost: localhost\r\n\r\n" % host)
+                if b"?" not in host:  # which ends the name there
+                    check_error(caller.json, 403 if host.isascii() else 400)
+        self.assertEqual(self.house.ask("GET", "/health", None, {"host": "any.name"}).status, 200)
+
+    def test_whole_address(self) -> None:
+        """A whole address does not hide that the request names no Host, or two."""
+        for hosts in (b"", b"host: localhost\r\nhost: evil.example\r\n", b"host: localhost\r\n" * 2):
+            caller = self.house.caller().send(b"GET http://localhost/health HTTP/1.1\r\n%b\r\n" % hosts)
+            check_error(caller.json, 400)
+        for name, status in ((b"localhost", 200), (b"evil.example", 403)):
+            caller = self.house.caller().send(b"GET http://%b/health HTTP/1.0\r\n\r\n" % name)
+            self.assertEqual(caller.status, status)
 
     def test_head(self) -> None:
         """HEAD has the length and no body, whatever the answer; and nothing is logged about it."""
