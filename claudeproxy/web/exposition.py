@@ -116,7 +116,10 @@ class Exposition:
         """The body of an answer to ``request``, in the format that it asks for; its type is set."""
         from prometheus_client.exposition import choose_encoder
 
-        encode, kind = choose_encoder((request.getHeader(b"accept") or b"").decode("ascii", "replace"))
+        try:
+            encode, kind = choose_encoder((request.getHeader(b"accept") or b"").decode("ascii", "replace"))
+        except (ValueError, TypeError):  # it names a version that is no number
+            encode, kind = choose_encoder("")
         request.setHeader(b"content-type", kind.encode())
         pieces: list[bytes] = []
         for headed, families in _pieces(self.registry.collect()):

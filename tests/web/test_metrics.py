@@ -345,6 +345,13 @@ class PageTests(MetricsCase):
             {name.removesuffix("_info") for name in first}, {name.removesuffix("_info") for name in second}
         )
 
+    def test_odd_formats(self) -> None:
+        """Who asks for what nobody can make of it gets the plain one."""
+        for version in ("foo", "1.x", "", "1.0.0.0", "\xb2"):
+            answer = scraped(self.house, accept=f"application/openmetrics-text;version={version}")
+            self.assertEqual(answer.status, 200, version)
+            self.assertTrue(answer.headers["content-type"].startswith(("text/plain", "application/openmetrics")))
+
     def test_names(self) -> None:
         """Names are as Prometheus wants them, each with its kind and a sentence."""
         answer = scraped(self.house).body.decode()
