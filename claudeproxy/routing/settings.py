@@ -163,8 +163,8 @@ class Settings:
         10_000,
         env="MAX_REQUESTS",
         expects=whole_number(0, 1_000_000),
-        doc="How many requests may be answered at a time, a stream until its end; 0 is without a limit. Health and "
-        "model lists do not count.",
+        doc="How many requests may be answered at a time, a stream until its end; 0 is without a limit. Health, "
+        "metrics and model lists do not count.",
     )
     max_requests_per_key: int = setting(
         0,

@@ -16,11 +16,13 @@ from claudeproxy.web.bodies import plain_path
 from claudeproxy.web.exchange import Exchange, Exchanges, printable
 from claudeproxy.web.guard import check_host, check_key, check_one_host, check_origin, is_host
 from claudeproxy.web.live import Live
-from claudeproxy.web.rules import ADMIN, SIGNS_OF_LIFE, Rules
+from claudeproxy.web.rules import ADMIN, SIGNS_OF_LIFE, UNMATCHED, Rules
 from claudeproxy.web.whence import came_through_a_file
 
-#: What is below this path costs nothing, and is not counted.
+#: What is below this path costs nothing, and is not counted; nor is what monitors need most when there is no place
+#: left, nor a path that leads nowhere.
 _MODELS = b"/v1/models"
+_UNCOUNTED = frozenset({"/metrics", UNMATCHED})
 
 
 class Gate(Resource):
@@ -85,7 +87,7 @@ class Gate(Resource):
         return problem
 
     def _check_crowd(self, exchange: Exchange, path: bytes, whom: Hashable, settings: Settings) -> Problem | None:
-        if path.startswith(_MODELS):
+        if path.startswith(_MODELS) or exchange.route in _UNCOUNTED:
             return None
         counts = None if path.endswith(b"/count_tokens") else whom
         return self._exchanges.crowd.enter(exchange, counts, settings.max_requests, settings.max_requests_per_key)

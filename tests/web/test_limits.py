@@ -68,11 +68,11 @@ class OverallTests(CrowdCase):
         self.assert_refused(self.ask(), 529, "max_requests")
 
     def test_not_counted(self) -> None:
-        """Health, warm-ups and the model list are there when it is full."""
+        """Health, warm-ups, metrics and the model list are there when it is full, and a wrong path is a wrong path."""
         self.hold()
         self.hold()
-        for path in ("/health", "/", "/api/hello", "/v1/models"):
-            self.assertEqual(self.house.ask("GET", path).status, 200, path)
+        for path in ("/health", "/", "/api/hello", "/v1/models", "/metrics", "/nowhere"):
+            self.assertEqual(self.house.ask("GET", path).status, 404 if path == "/nowhere" else 200, path)
         self.assert_refused(self.ask(path="/v1/messages/count_tokens"), 529, "max_requests")
 
     def test_reload(self) -> None:
