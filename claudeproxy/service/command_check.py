@@ -16,7 +16,9 @@ from claudeproxy.routing.sources import SettingsError, Settled, options
 from claudeproxy.service.asking import NetworkCommand, here, write_json, write_lines
 from claudeproxy.service.commands import DONE, FAILED, MISUSED
 from claudeproxy.service.judging import Judgement, judge
+from claudeproxy.service.listening import BadAddress
 from claudeproxy.service.reading import Unreadable
+from claudeproxy.service.rehearsal import rehearse
 from claudeproxy.service.surveying import Finding, Survey, survey
 from claudeproxy.service.workshop import check_files
 
@@ -40,7 +42,8 @@ class Command(NetworkCommand):
         try:
             settled = self.read(environ, folder, given)
             check_files(settled.settings)
-        except (SettingsError, Unreadable, UnusableModel, BadTokenizer) as fault:
+            rehearse(settled.settings, reactor)
+        except (SettingsError, Unreadable, UnusableModel, BadTokenizer, BadAddress) as fault:
             return self.fails(fault, MISUSED, out, err, settings="bad")
         surveyed = await survey(settled.settings, reactor)
         config = None if self["config"] is None else folder / self["config"]

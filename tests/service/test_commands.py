@@ -20,7 +20,7 @@ from claudeproxy.model import problems as problem_makers
 from claudeproxy.model.problems import Problem
 from claudeproxy.routing.expectations import Secret
 from claudeproxy.routing.settings import Settings
-from claudeproxy.service import command_check, command_env, command_why
+from claudeproxy.service import command_check, command_env, command_why, trace_parts
 from claudeproxy.service.asking import NetworkCommand, NoAnswer, address_of
 from claudeproxy.service.claude_env import Facts, as_shell, notes, variables
 from claudeproxy.service.commands import COMMANDS, DONE, FAILED, MISUSED, main
@@ -347,6 +347,36 @@ class CheckTests(CommandCase):
             ran = self.run_in(self.house().network, command_check.Command(), "--config=proxy.toml")
             self.assertEqual("chmod 600" in ran.out, warned, text_)
             self.assertNotIn("canary", ran.out)
+
+    def test_no_doors(self) -> None:
+        """What would keep the daemon from opening its doors is found out, too; nothing is opened for that."""
+        file = self.folder / "key.pem"
+        file.write_text("no key")
+        for words, found in (
+            ("no certificate in PEM format", {"LISTEN": f"ssl:8443:interface=127.0.0.1:privateKey={file}"}),
+            ("port: expected", {"LISTEN": "tcp:99999:interface=127.0.0.1"}),
+            ("Unknown endpoint type", {"ADMIN_LISTEN": "bogus:1"}),
+            ("foo means nothing", {"LISTEN": "tcp:0:interface=127.0.0.1 tcp:1:interface=127.0.0.1:foo=bar"}),
+            ("mode: expected", {"ADMIN_LISTEN": "unix:s.sock:mode=999"}),
+            ("No such file", {"LISTEN": "unix:nowhere/s.sock"}),
+            ("too long", {"LISTEN": "unix:" + "x" * 120}),
+            ("a file in the socket's place", {"ADMIN_LISTEN": "unix:key.pem"}),
+            ("host (HOST): ", {"HOST": "nosuchhost.invalid", "CLAUDEPROXY_KEYS": "k"}),
+            ("Cannot assign", {"LISTEN": "tcp:0:interface=192.0.2.1", "CLAUDEPROXY_KEYS": "k"}),
+            ("needs keys", {"LISTEN": "haproxy:tcp:0"}),
+        ):
+            self.environ.clear()
+            ran = self.check(self.house(), **found)
+            self.assertEqual((ran.status, ran.out), (MISUSED, ""), found)
+            self.assertIn(words, ran.err)
+        self.environ.clear()
+        (self.folder / "s.sock").unlink(missing_ok=True)
+        good = f"unix:{self.folder}/s.sock systemd:domain=INET:name=http tcp6:0:interface=\\:\\:1"
+        ran = self.check(self.house(), LISTEN=good, CLAUDEPROXY_KEYS="k")
+        self.assertEqual((ran.status, ran.err), (DONE, ""))
+        self.assertFalse((self.folder / "s.sock").exists())
+        self.patch(trace_parts, "_is_there", lambda package: False)
+        self.assertIn("claudeproxy[otel]", self.check(self.house(), TRACING="true").err)
 
     def test_bad_settings(self) -> None:
         """All faults of the settings at once, and the daemon's options are taken."""
