@@ -11,6 +11,8 @@ from claudeproxy.routing.expectations import Secret, Unfit
 from claudeproxy.routing.findings import Findings
 from claudeproxy.routing.keys import keys_in, shows_keys
 
+#: The settings whose keys may be hashes, which nobody can show.
+CLIENT_KEYS = frozenset({"keys", "admin_keys"})
 #: The setting that names a file -> the one whose value is in it.
 _INSTEAD_OF = {"keys_file": "keys", "api_key_file": "api_key"}
 
@@ -48,6 +50,6 @@ class SecretFindings(Findings):
     def watch_over(self, declared: Declaration, name: str, value: object) -> None:
         """Refuse a secret in a settings file that others can read."""
         if self.sources.config_is_open and declared.expects.secret:
-            if shows_keys(value) if declared.name == "keys" else value:
+            if shows_keys(value) if declared.name in CLIENT_KEYS else value:
                 fix = f"chmod 600 {self.sources.config_name}"
                 self.refuse(name, self.in_file(name), f"is a secret that other users of this machine can read: {fix}")

@@ -1,6 +1,7 @@
 """``python -m claudeproxy check``: whether the daemon could serve with these settings, and what it would serve."""
 
 import stat
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
@@ -11,6 +12,8 @@ from claudeproxy.backends.gguf import UnusableModel
 from claudeproxy.backends.interfaces import Abilities, Offer
 from claudeproxy.backends.tokenizer import BadTokenizer
 from claudeproxy.routing.declarations import declarations
+from claudeproxy.routing.keys import shows_keys
+from claudeproxy.routing.secret_files import CLIENT_KEYS
 from claudeproxy.routing.settings import BackendSettings, Settings
 from claudeproxy.routing.sources import SettingsError, Settled, options
 from claudeproxy.service.asking import NetworkCommand, here, write_json, write_lines
@@ -59,8 +62,9 @@ def _exposed(config: Path | None, settled: Settled) -> str:
     """The settings file, if it holds secrets and others can read it."""
     if config is None or not config.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         return ""
-    settings = settled.settings
+    settings, written = settled.settings, tomllib.loads(config.read_text("utf-8-sig"))
     secrets = [each.name for each in declarations(Settings) if each.expects.secret and getattr(settings, each.name)]
+    secrets = [name for name in secrets if name not in CLIENT_KEYS or shows_keys(written.get(name))]
     for backend in settings.backends:
         for each in declarations(BackendSettings):
             if each.expects.secret and getattr(backend, each.name):

@@ -340,6 +340,8 @@ class CheckTests(CommandCase):
             (table + 'api_key = "canary"\n', 0o640, True),
             ('keys = ["canary"]\n' + table, 0o600, False),
             (table, 0o644, False),
+            (f'keys = ["sha256:{"0" * 64}"]\nadmin_keys = ["a=sha256:{"1" * 64}"]\n{table}', 0o644, False),
+            (f'admin_keys = {{ a = "plain:canary" }}\n{table}', 0o640, True),
         ):
             file.write_text(text_)
             file.chmod(mode)

@@ -124,6 +124,7 @@ class ReaderTests(SynchronousTestCase):
         for config, names in (
             (f'{backend}api_key = "canary"', ["backends.a.api_key"]),
             ('keys = ["canary"]', ["keys"]),
+            ('admin_keys = ["canary"]', ["admin_keys"]),
             ('[keys]\nalice = "canary"', ["keys"]),
             (f'keys = ["{hashed}", "canary"]\n{backend}api_key = "canary"', ["keys", "backends.a.api_key"]),
         ):
@@ -147,7 +148,8 @@ class ReaderTests(SynchronousTestCase):
 
     def test_open_settings_without_secrets(self) -> None:
         """A settings file without secrets may be read by everybody: hashes are none."""
-        for config in ("port = 1", f'keys = ["sha256:{"a" * 64}"]', f'[keys]\nalice = "sha256:{"a" * 64}"'):
+        hashed = f'["sha256:{"a" * 64}"]'
+        for config in ("port = 1", f"keys = {hashed}", f"admin_keys = {hashed}", f'[keys]\na = "sha256:{"a" * 64}"'):
             self.config.write_text(config, "utf-8")
             self.opened(self.config)
             self.read(config)
