@@ -11,8 +11,10 @@ all        many may wait to be let in
 =========  =========================================================================================================
 """
 
+import errno
 import os
 import socket
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -55,7 +57,13 @@ class CannotListen(Exception):
 
 
 class _UNIXPort(UNIXPort):
-    """Stops also where its file may not be removed: privileges may be gone that it took to make it."""
+    """Takes the place of a socket that nobody listens at, and stops also where its file may not be removed: privileges
+    may be gone that it took to make it."""
+
+    def startListening(self) -> None:
+        if self.wantPID:
+            _clear(os.fsdecode(self._bindPath))
+        super().startListening()
 
     def connectionLost(self, reason: Any) -> None:
         try:
@@ -269,6 +277,21 @@ def _unix(address: Address, reactor: Any) -> IStreamServerEndpoint:
         raise BadAddress(f"mode: expected an octal number such as 660, found {address.get('mode')!r}") from None
     backlog, lock = _number(address, "backlog", 65535, BACKLOG), _number(address, "lockfile", 1, 1)
     return _UNIXEndpoint(lambda factory: _UNIXPort(path.encode(), factory, backlog, mode, reactor, lock))
+
+
+def _clear(path: str) -> None:
+    """Removes the socket of one that was killed, and its lock. Twisted asks only whether the process lives that the
+    lock names, and in containers another one soon has its number."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return
+        with socket.socket(socket.AF_UNIX) as trial:
+            trial.setblocking(False)
+            if trial.connect_ex(path) == errno.ECONNREFUSED:
+                os.remove(path)
+                os.remove(f"{path}.lock")
+    except OSError:  # there is none, or it is not ours to remove: who listens finds that out
+        pass
 
 
 def _inherited(address: Address, reactor: Any) -> tuple[IStreamServerEndpoint, bool]:
