@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TextIO
 from urllib.parse import urlsplit
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -54,7 +54,12 @@ class NetworkCommand(Command):
     optFlags: ClassVar[list[list[Any]]] = [["json", None, "Print JSON."]]
 
     def run(self, out: TextIO, err: TextIO) -> int:
-        return in_reactor(lambda reactor: self.act(reactor, out, err), err)
+        status = in_reactor(lambda reactor: self.act(reactor, out, err))
+        if status is not None:
+            return status
+        out.write(self.surrender)
+        err.write("claudeproxy: interrupted\n")
+        return FAILED
 
     async def act(self, reactor: Any, out: TextIO, err: TextIO) -> int:
         """`run`, while the reactor runs."""
@@ -66,7 +71,7 @@ class NetworkCommand(Command):
             write_json(out, {**more, "faults": str(fault).splitlines()})
         else:
             out.write(self.surrender)
-        err.write(f"claudeproxy: {fault}\n")
+        write_lines(err, f"claudeproxy: {fault}".splitlines())
         return status
 
     def read(self, environ: Mapping[str, str], folder: Path, options: Mapping[str, str] | None = None) -> Settled:
@@ -75,8 +80,9 @@ class NetworkCommand(Command):
         return Reader(config, folder, environ, options or {}).read()
 
 
-def in_reactor(work: Callable[[Any], Coroutine[Any, Any, int]], err: TextIO) -> int:
-    """Runs the reactor until ``work`` is done, whose result it gives. Only once in a process."""
+def in_reactor(work: Callable[[Any], Coroutine[Any, Any, int]]) -> int | None:
+    """Runs the reactor until ``work`` is done, whose result it gives; None if it was interrupted. Only once in a
+    process."""
     from twisted.internet import reactor
 
     running: Any = reactor
@@ -90,8 +96,7 @@ def in_reactor(work: Callable[[Any], Coroutine[Any, Any, int]], err: TextIO) -> 
     running.callWhenRunning(lambda: Deferred.fromCoroutine(work(running)).addBoth(done))
     running.run()
     if not outcome:
-        err.write("claudeproxy: interrupted\n")
-        return FAILED
+        return None
     if isinstance(outcome[0], Failure):
         outcome[0].raiseException()
     return int(outcome[0])
@@ -109,8 +114,8 @@ def write_lines(out: TextIO, lines: Iterable[str]) -> None:
 
 
 def write_json(out: TextIO, value: Any) -> None:
-    """For programs, and for people who look at it."""
-    out.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """For programs, and for people who look at it: in ASCII, where no terminal finds an order."""
+    out.write(json.dumps(value, indent=2) + "\n")
 
 
 def address_of(settings: Settings, operators: bool = False) -> str:
@@ -148,7 +153,7 @@ class Daemon:
     """A running daemon. ``url`` is an http address, or ``unix:`` and the path of its socket."""
 
     url: str
-    _key: str
+    _key: str = field(repr=False)
     _client: BackendClient
     _root: str
 
@@ -158,7 +163,7 @@ class Daemon:
         if url.startswith("unix:"):
             agent = Agent.usingEndpointFactory(reactor, _Socket(reactor, url.removeprefix("unix:")))
             return cls(url, key, BackendClient.over_agent("daemon", agent, reactor), "http://localhost")
-        if urlsplit(url).scheme not in ("http", "https"):
+        if not _is_web_address(url):
             raise NoAnswer(f"expected an address such as http://127.0.0.1:8080, or unix:/path, found {url!r}")
         client = BackendClient.over_network("daemon", reactor, _PATIENCE)
         return cls(url.rstrip("/"), key, client, url.rstrip("/").removesuffix("/v1"))
@@ -179,6 +184,14 @@ class Daemon:
     async def close(self) -> None:
         """Gives back its connections."""
         await self._client.close()
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port that is none, or a bracket that stands alone
+        return False
 
 
 def _complaint(said: Any) -> str:

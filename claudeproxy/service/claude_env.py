@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from claudeproxy.routing.settings import Settings
 from claudeproxy.routing.table import EXACT, FAMILIES, FAMILY, PATTERN, PICKED, ModelTable
@@ -40,7 +40,7 @@ class Facts:
     #: The models that it lists, by name.
     entries: Entries
     #: The key to show, and whether one is needed.
-    key: str = ""
+    key: str = field(default="", repr=False)
     needs_key: bool = False
     #: The settings, where they can be read: those of the daemon, as far as anybody can know.
     settings: Settings | None = None

@@ -75,6 +75,7 @@ class Command(NetworkCommand):
             if fault.status and fault.status != _UNAUTHENTICATED:
                 raise
             # None runs, or it does not let us in: the backends tell the same.
+            facts = evolve(facts, needs_key=facts.needs_key or fault.status == _UNAUTHENTICATED)
             surveyed = await survey(settings, reactor)
             facts = evolve(facts, entries=surveyed.catalogue())
             problems = [each.problem for each in surveyed.findings]

@@ -62,6 +62,7 @@ class Command(NetworkCommand):
                 found = await daemon.get(self._path)
             finally:
                 await daemon.close()
+            lines = self._rendered(url, found)
         except (SettingsError, Unreadable) as fault:
             return self.fails(fault, MISUSED, out, err)
         except NoAnswer as fault:
@@ -69,8 +70,14 @@ class Command(NetworkCommand):
         if self["json"]:
             write_json(out, found)
         else:
-            write_lines(out, listed(found["data"]) if self["list"] else explained(found))
+            write_lines(out, lines)
         return DONE
+
+    def _rendered(self, url: str, found: Any) -> list[str]:
+        try:
+            return list(listed(found["data"]) if self["list"] else explained(found))
+        except (LookupError, TypeError, AttributeError, ValueError):
+            raise NoAnswer(f"what answers at {url} is no claudeproxy; name another address with --url", 200) from None
 
     @property
     def _path(self) -> str:

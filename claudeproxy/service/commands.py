@@ -1,9 +1,11 @@
 """The commands of ``python -m claudeproxy``: one row each, loaded when it is asked for."""
 
+import json
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from io import TextIOWrapper
 from typing import Any, ClassVar, TextIO
 
 from twisted.python.usage import Options, UsageError
@@ -72,6 +74,9 @@ class CommandLine(Options):
 
 def main(arguments: Sequence[str], out: TextIO = sys.stdout, err: TextIO = sys.stderr) -> int:
     """Runs one command; returns its exit status."""
+    for each in (out, err):
+        if isinstance(each, TextIOWrapper):
+            each.reconfigure(errors="backslashreplace")  # rather a name spelt oddly than none, in whatever locale
     line = CommandLine()
     try:
         line.parseOptions(list(arguments))
@@ -79,8 +84,15 @@ def main(arguments: Sequence[str], out: TextIO = sys.stdout, err: TextIO = sys.s
         out.write(f"claudeproxy {_version()}\n")
         return DONE
     except UsageError as fault:
-        out.write(getattr(getattr(line, "subOptions", None), "surrender", ""))
+        surrender = getattr(getattr(line, "subOptions", None), "surrender", "")
+        told = json.dumps({"faults": [str(fault)]}, indent=2) + "\n" if "--json" in arguments else ""
+        out.write(surrender or told)
         err.write(f"claudeproxy: {fault}\n")
         return MISUSED
     command: Any = line.subOptions
-    return int(command.run(out, err))
+    status: int | None = None
+    try:
+        status = command.run(out, err)
+    finally:
+        out.write(command.surrender if status is None else "")
+    return status

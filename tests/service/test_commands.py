@@ -21,7 +21,7 @@ from claudeproxy.model.problems import Problem
 from claudeproxy.routing.expectations import Secret
 from claudeproxy.routing.settings import Settings
 from claudeproxy.service import command_check, command_env, command_why, trace_parts
-from claudeproxy.service.asking import NetworkCommand, NoAnswer, address_of
+from claudeproxy.service.asking import Daemon, NetworkCommand, NoAnswer, address_of
 from claudeproxy.service.claude_env import Facts, as_shell, notes, variables
 from claudeproxy.service.commands import COMMANDS, DONE, FAILED, MISUSED, main
 from claudeproxy.service.explaining import OUTCOMES
@@ -95,6 +95,25 @@ class LineTests(SynchronousTestCase):
             shell = "false\n" if "env" in arguments else ""
             self.assertEqual((ran.status, ran.out), (MISUSED, shell), arguments)
             self.assertIn(words, ran.err)
+        for arguments in (("check", "--json", "--nonsense"), ("why", "--json")):
+            ran = self.run_line(*arguments)
+            self.assertEqual((ran.status, len(ran.json["faults"])), (MISUSED, 1))
+
+    def test_broken(self) -> None:
+        """Whatever happens to `env`, the shell stops."""
+        out = io.StringIO()
+        self.patch(command_env.Command, "run", lambda self, out, err: 1 // 0)
+        self.assertRaises(ZeroDivisionError, main, ("env",), out, io.StringIO())
+        self.assertEqual(out.getvalue(), "false\n")
+
+    def test_encoding(self) -> None:
+        """What the output's encoding does not have is spelt otherwise."""
+        written = io.BytesIO()
+        with io.TextIOWrapper(written, "ascii") as out:
+            status = main(("units", "--prefix=/nowhere/\u00e9\udcff"), out, out)
+            out.flush()
+            self.assertEqual(status, FAILED)
+            self.assertIn(b"/nowhere/\\xe9\\udcff", written.getvalue())
 
     def test_reactor(self) -> None:
         """Each command runs its own reactor, and its status is the process's."""
@@ -243,11 +262,37 @@ class WhyTests(CommandCase):
             (("req_x",), FAILED, "not known"),
             (("--last", "--url=http://127.0.0.1:1"), FAILED, "no daemon answers at http://127.0.0.1:1"),
             (("--last", "--url=localhost:8080"), FAILED, "expected an address"),
+            (("--last", "--url=http://[::1"), FAILED, "expected an address"),
+            (("--last", "--url=http://x:99999"), FAILED, "expected an address"),
+            (("--last", "--url=http://"), FAILED, "expected an address"),
             (("--last", "--config=none.toml"), MISUSED, "cannot be read"),
         ):
             ran = self.why(*arguments)
             self.assertEqual((ran.status, ran.out), (status, ""), arguments)
             self.assertIn(words, ran.err)
+
+    def test_not_ours(self) -> None:
+        """Another server's JSON is no record of ours; nor are its words an order to a terminal."""
+        for said in ({"data": [1]}, {"x": []}, {"data": [{"id": "x"}]}, [], 7):
+            others = {
+                ("GET", f"/admin/requests{end}"): lambda body, said=said: json_body(said) for end in ("", "/last")
+            }
+            house = House(others=others)
+            for arguments in (("--list",), ("--last",), ("--last", "--json")):
+                ran = self.run_in(house.network, command_why.Command(), *arguments, f"--url={BACKEND}")
+                self.assertEqual(ran.status, FAILED, (said, arguments))
+                self.assertIn("no claudeproxy", ran.err)
+        evil = {"error": {"message": "\x1b[31mred\x9b\u202e\nand more"}}
+        house = House(others={("GET", "/admin/requests/last"): lambda body: error(400, evil)})
+        ran = self.run_in(house.network, command_why.Command(), "--last", f"--url={BACKEND}")
+        self.assertTrue(all(line.isprintable() for line in ran.err.split("\n")), ran.err)
+        ran = self.run_in(house.network, command_why.Command(), "--last", "--json", f"--url={BACKEND}")
+        self.assertTrue(ran.out.isascii())
+
+    def test_no_key_shown(self) -> None:
+        """Neither what asks a daemon nor what is known of it shows the key."""
+        daemon = Daemon.at("http://127.0.0.1:1", "canary", Network())
+        self.assertNotIn("canary", repr(daemon) + repr(Facts("http://h", {}, "canary")))
 
     def test_key(self) -> None:
         """An admin key comes from the command line or the environment; the settings may know no more than its hash."""
@@ -454,7 +499,10 @@ class EnvTests(CommandCase):
         found = self.exported(self.env(house, "--url=http://127.0.0.1:8080", CLAUDEPROXY_KEY="client-key"))
         self.assertEqual(found["ANTHROPIC_API_KEY"], "client-key")
         del self.environ["CLAUDEPROXY_KEY"]
-        known = {"PROVIDER": "openai", "PROVIDER_BASE_URL": f"{BACKEND}/v1", "CLAUDEPROXY_KEYS": "client-key"}
+        known = {"PROVIDER": "openai", "PROVIDER_BASE_URL": f"{BACKEND}/v1"}
+        # The daemon has been started with keys that are not in these settings.
+        self.assertEqual(self.exported(self.env(house, **known))["ANTHROPIC_API_KEY"], "YOUR_KEY")
+        known["CLAUDEPROXY_KEYS"] = "client-key"
         self.assertEqual(self.exported(self.env(house, **known))["ANTHROPIC_API_KEY"], "YOUR_KEY")
 
     def test_json(self) -> None:
@@ -474,6 +522,7 @@ class EnvTests(CommandCase):
         for environ, options, status in (
             ({"PORT": "7", "PROVIDER": "openai", "PROVIDER_BASE_URL": "http://127.0.0.1:9/v1"}, (), FAILED),
             ({}, ("--url=http://127.0.0.1:9",), FAILED),
+            ({}, ("--url=http://[::1",), FAILED),
             ({"PORT": "eighty"}, (), MISUSED),
         ):
             self.environ = dict(environ)
