@@ -38,7 +38,7 @@ class Faults:
             case MethodNotAllowed(valid_methods=methods):
                 request.setHeader("allow", ", ".join(sorted(methods or ())))
                 return self._told(request, wrong_method(f"{request.method.decode()} is not allowed on {where}"))
-            case HTTPException(code=int(code)) if code != 404:
+            case HTTPException(code=int(code)) if code >= 400 and code != 404:  # a redirect leads to what it is called
                 return self._told(request, from_status(code, f"{where}: {fault}"))
         return self._told(request, not_found(f"There is nothing at {where}"))
 

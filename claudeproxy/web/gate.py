@@ -82,15 +82,18 @@ class Gate(Resource):
             exchange.key = key.label if key is not None else ""
             whom = exchange.client if key is None else key.name or key
             problem = self._check_crowd(exchange, path, whom, live.settings)
-        if problem is None and "\ufffd" in text(path):  # Klein would answer in plain text
-            problem = not_found(f"There is nothing at {printable(path)}")
-        return problem
+        return problem or check_path(path)
 
     def _check_crowd(self, exchange: Exchange, path: bytes, whom: Hashable, settings: Settings) -> Problem | None:
         if path.startswith(_MODELS) or exchange.route in _UNCOUNTED:
             return None
         counts = None if path.endswith(b"/count_tokens") else whom
         return self._exchanges.crowd.enter(exchange, counts, settings.max_requests, settings.max_requests_per_key)
+
+
+def check_path(path: bytes) -> Problem | None:
+    """Whether Klein can read this path; else it would answer in plain text."""
+    return not_found(f"There is nothing at {printable(path)}") if "\ufffd" in text(path) else None
 
 
 def check_page(request: Request, live: Live) -> Problem | None:

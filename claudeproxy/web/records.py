@@ -18,7 +18,7 @@ from claudeproxy.routing.settings import Settings
 from claudeproxy.web.answers import answer_json, answer_problem
 from claudeproxy.web.bodies import plain_path
 from claudeproxy.web.exchange import printable
-from claudeproxy.web.gate import check_page, credentials, query
+from claudeproxy.web.gate import check_page, check_path, credentials, query
 from claudeproxy.web.guard import check_key
 from claudeproxy.web.live import Live
 from claudeproxy.web.recorder import Recorder
@@ -96,7 +96,7 @@ class RecordsGate(Resource):
             request.setHeader(b"request-id", f"req_{self._new_id()}".encode())
         request.setHeader(b"cache-control", b"no-store")
         request.postpath = plain_path(request.postpath)
-        problem = check_admin(request, self._live())
+        problem = check_admin(request, self._live()) or check_path(b"/" + b"/".join(request.postpath))
         return self._inner.render(request) if problem is None else _answer(request, problem)
 
 

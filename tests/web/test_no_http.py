@@ -46,6 +46,13 @@ class NoHTTPTests(SynchronousTestCase):
         for path in ("/v1/models/", "/healthy/", "/v1/health/"):
             self.assertEqual(house.ask("GET", path).status, 401, path)
 
+    def test_slash_within(self) -> None:
+        """A slash too many within a path is another path, and not a redirect, which nobody follows with a key."""
+        house = House()
+        for method, path in (("GET", "/v1//models"), ("POST", "/v1//messages")):
+            check_error(house.ask(method, path).json, 404)
+            self.assertEqual(house.request_lines[-1]["outcome"], "not_found")
+
     def test_star(self) -> None:
         """The path * is none of ours."""
         house = House()

@@ -307,6 +307,8 @@ class ListTests(SynchronousTestCase):
         for method, path, status in (
             ("GET", "/admin/requests/req_x", 404),
             ("GET", "/admin/other", 404),
+            ("GET", "/admin/%ff", 404),
+            ("GET", "/admin/requests/%ff", 404),
             ("GET", "/admin", 404),
             ("POST", "/admin/requests", 405),
         ):
