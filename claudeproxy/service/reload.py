@@ -19,7 +19,7 @@ from claudeproxy.service.reading import Reader, Unreadable
 from claudeproxy.service.systemd import Systemd
 
 
-@define(eq=False, slots=False)
+@define(eq=False, slots=False, repr=False)  # signal.signal makes one of the whole proxy each time
 class ReloadOnHangup(Service):
     """While it runs, SIGHUP makes it read the settings again. Bad ones are refused in the log, the old ones stay.
 

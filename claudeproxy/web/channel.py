@@ -39,6 +39,8 @@ _LATER = (
     *("_receivedHeaderSize", "_receivedHeaderCount", "_HTTPChannel__first_line", "_HTTPChannel__header"),
     *("_requestProducer", "_requestProducerStreaming"),
 )
+#: What Twisted has no words for.
+_REASONS = {431: b"Request Header Fields Too Large"}
 #: No length of a body has more digits; Python would not even read 5,000 of them.
 _MOST_DIGITS = 18
 
@@ -98,7 +100,7 @@ class TimedChannel(HTTPChannel):
             b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
             b"request-id: %b\r\n%bConnection: close\r\n\r\n"
         )
-        reason = RESPONSES.get(problem.status, b"Error")
+        reason = RESPONSES.get(problem.status) or _REASONS.get(problem.status, b"Error")
         self.transport.write(head % (problem.status, reason, len(body), request_id.encode(), retry) + body)
         self._buffer = b""
         self.dataReceived = lambda data: None  # type: ignore[method-assign]

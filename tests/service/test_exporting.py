@@ -11,8 +11,11 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from claudeproxy.routing.findings import SettingsError
+from claudeproxy.routing.settings import Settings
 from claudeproxy.service.exporting import FLUSH, Exporting, _resource
 from claudeproxy.service.observers import Logs
+from claudeproxy.service.trace_parts import check_tracing
 from claudeproxy.web.tracing import Tracing
 from tests.fakes.network import Network
 
@@ -101,6 +104,20 @@ class ExportingTests(SynchronousTestCase):
         self.assertNotIn("canary", "".join(lines))
         self.slow.may_end.set()
         self.successResultOf(self.stop_at_once())
+
+    def test_sizes(self) -> None:
+        """Sizes that OpenTelemetry would stumble over, when everything is open already, are refused before."""
+        for variables, words in (
+            ({"OTEL_BSP_MAX_QUEUE_SIZE": "-1"}, "OTEL_BSP_MAX_QUEUE_SIZE: expected a number above 0, found -1"),
+            ({"OTEL_BSP_SCHEDULE_DELAY": "0"}, "OTEL_BSP_SCHEDULE_DELAY"),
+            ({"OTEL_BSP_MAX_QUEUE_SIZE": "100"}, "expected no more than OTEL_BSP_MAX_QUEUE_SIZE (100), found 512"),
+        ):
+            with mock.patch.dict(os.environ, variables):
+                fault = self.assertRaises(SettingsError, check_tracing, Settings(tracing=True))
+                self.assertIn(words, str(fault))
+                check_tracing(Settings())
+        with mock.patch.dict(os.environ, {"OTEL_BSP_MAX_QUEUE_SIZE": "many"}):
+            check_tracing(Settings(tracing=True))
 
     def test_named(self) -> None:
         """The service is called claudeproxy, or as the environment says."""

@@ -121,6 +121,7 @@ class ReloadTests(SynchronousTestCase):
         self.network.pump()
         self.assertEqual([formatEvent(event).rpartition(" ")[2] for event in self.events], ["stops"])
         self.assertEqual((self.status("k"), self.status("another")), (200, 401))
+        self.assertNotIn("Settings", repr(self.service._hung_up))  # which is made of it when another takes its place
         self.service.let_go()
         self.assertEqual(signal.getsignal(signal.SIGHUP), self.before)
 

@@ -169,6 +169,8 @@ class HeadTests(HostileCase):
             b"GET /health HTTP/1.1\r\nhost: localhost\r\nx: y\r\n" + b" folded\r\n" * 3_000 + b"\r\n",
         ):
             self.assert_closed(head, 431, "header_limit_kb")
+            said = self.house.caller().send(head).raw
+            self.assertTrue(said.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n"))
 
     def test_limit(self) -> None:
         """The limit is what it is set to."""
