@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from typing import Protocol as Structure
 
-from attrs import define, field, frozen
+from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
@@ -23,6 +23,7 @@ from claudeproxy.backends.client import LONGEST_ERROR, describe, leave_unread, r
 from claudeproxy.backends.discretion import discreet
 from claudeproxy.backends.hush import NO_HUSH, Hush
 from claudeproxy.backends.journey import Journey
+from claudeproxy.backends.patience import Limits, Patience
 from claudeproxy.backends.vigil import Check, Vigil
 from claudeproxy.model.events import Event, Failed
 from claudeproxy.model.problems import Problem, Refusal, bad_gateway, overloaded
@@ -56,18 +57,6 @@ class Machine(Structure):
     def fail(self, problem: Problem) -> list[Event]: ...
 
 
-@frozen
-class Limits:
-    """How long an answer may take, in seconds; 0 for as long as it takes."""
-
-    #: Between two bytes after the first token.
-    silence: float
-    #: Until the first token.
-    first_token: float = 0.0
-    #: From the request to the last event.
-    total: float = 0.0
-
-
 @implementer(IPushProducer)
 @define(eq=False)
 class Generation(Protocol):
@@ -94,12 +83,15 @@ class Generation(Protocol):
     _heard: float = field(default=0.0, init=False)
     #: The bytes that came.
     _received: int = field(default=0, init=False)
-    _watch: IDelayedCall | None = field(default=None, init=False)
-    _end: IDelayedCall | None = field(default=None, init=False)
+    _patience: Patience = field(init=False)
     _vigil: Vigil | None = field(default=None, init=False)
     #: The first token is there.
     _listening: bool = field(default=False, init=False)
-    _settling: bool = field(default=False, init=False)
+    #: The end of the moment in which the connection may end by itself.
+    _settling: IDelayedCall | None = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._patience = Patience(self._clock, self._limits, self._last_heard, self._lose_patience)
 
     def start(self, opening: Awaitable[IResponse], check: Check | None = None) -> None:
         """``opening`` is the request on its way; its response becomes the answer. ``check`` is how to find out whether
@@ -107,10 +99,7 @@ class Generation(Protocol):
         if check is not None:
             self._vigil = Vigil(self._clock, check, self.fail)
             self._vigil.begin()
-        if self._limits.first_token:
-            self._look_in(self._limits.first_token)
-        if self._limits.total:
-            self._end = self._clock.callLater(self._limits.total, self._took_too_long)
+        self._patience.begin()
         self._opening = Deferred.fromCoroutine(self._open(opening))
 
     def conclude(self, events: list[Event]) -> None:
@@ -220,8 +209,8 @@ class Generation(Protocol):
         if not self._listening and not self._over and self._machine.spoken:
             self._listening = True
             self._end_vigil()
-            self._look_in(self._limits.silence)
-        if self._machine.settled and not self._settling:  # else signs of life would put it off for ever
+            self._patience.listen()
+        if self._machine.settled and self._settling is None:  # else signs of life would put it off for ever
             self._settle()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -278,7 +267,11 @@ class Generation(Protocol):
         return problem_from_answer(self._backend, response.code, body, wait)
 
     def _broken(self, reason: Failure) -> Problem:
-        words = f"Backend {self._backend} broke off its answer: {describe(reason.value)}"
+        return self._fault(f"broke off its answer: {describe(reason.value)}")
+
+    def _fault(self, how: str) -> Problem:
+        """Before the first token it is as if the backend had not been there."""
+        words = f"Backend {self._backend} {how}"
         return bad_gateway(words) if self._machine.spoken else overloaded(words)
 
     def _finish(self, events: list[Event]) -> None:
@@ -296,16 +289,14 @@ class Generation(Protocol):
 
     def _settle(self) -> None:
         """Gives the connection a moment to end by itself, so that it can be used again."""
+        self._end_vigil()
+        self._patience.end()
         if self.transport is not None:
-            self._end_vigil()
-            self._stop_end()
-            self._settling = True
-            self._look_in(SETTLING)
-        else:
-            self._stop_watching()
+            self._settling = self._clock.callLater(SETTLING, self._end_settling)
 
     def _end_settling(self) -> None:
         """The moment is over."""
+        self._settling = None
         if self._paused and not self._over:
             self._settle()  # what the client has not let us read may still belong to the answer
             return
@@ -313,14 +304,11 @@ class Generation(Protocol):
             self._finish(self._machine.close())
         self._hang_up()
 
-    def _check_silence(self) -> None:
-        """Gives up a backend that said nothing for too long, unless it was not listened to."""
-        silent = 0.0 if self._paused else self._clock.seconds() - self._heard
-        if silent < self._limits.silence:
-            self._look_in(self._limits.silence - silent)
-            return
-        words = f"Backend {self._backend} fell silent for {self._limits.silence:g} s in the middle of its answer."
-        self.fail(bad_gateway(words))
+    def _last_heard(self) -> float | None:
+        return None if self._paused else self._heard
+
+    def _lose_patience(self, how: str) -> None:
+        self.fail(self._fault(how))
 
     def _blame_ourselves(self) -> None:
         fault, told = discreet(Failure()), self._told
@@ -328,48 +316,18 @@ class Generation(Protocol):
         self._finish(self._machine.fail(_OURS))
         self._hang_up()
 
-    def _never_spoke(self) -> None:
-        words = f"Backend {self._backend} did not begin its answer within {self._limits.first_token:g} s."
-        self.fail(overloaded(words))
-
-    def _took_too_long(self) -> None:
-        self._end = None
-        words = f"Backend {self._backend} did not finish its answer within {self._limits.total:g} s."
-        self.fail(bad_gateway(words))
-
-    def _look_in(self, seconds: float) -> None:
-        """Looks in so many seconds whether what is waited for has come. One timer serves one wait after the other."""
-        if self._watch is not None:
-            self._watch.reset(seconds)
-        else:
-            self._watch = self._clock.callLater(seconds, self._look)
-
-    def _look(self) -> None:
-        self._watch = None
-        if self._settling:
-            self._end_settling()
-        elif self._listening:
-            self._check_silence()
-        else:
-            self._never_spoke()
-
     def _stop_watching(self) -> None:
         self._end_vigil()
-        self._stop_end()
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+        self._patience.end()
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
 
     def _end_vigil(self) -> None:
         """The wait for the first token is over."""
         if self._vigil is not None:
             self._vigil.end()
             self._vigil = None
-
-    def _stop_end(self) -> None:
-        if self._end is not None:
-            self._end.cancel()
-            self._end = None
 
     def _hang_up(self) -> None:
         if self.transport is not None:

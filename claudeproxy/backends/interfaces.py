@@ -6,9 +6,10 @@ from typing import Any, Protocol
 from attrs import field, frozen
 from twisted.web.iweb import IResponse
 
-from claudeproxy.backends.generation import Generation, Limits
+from claudeproxy.backends.generation import Generation
 from claudeproxy.backends.hush import Hush
 from claudeproxy.backends.journey import Journey
+from claudeproxy.backends.patience import Limits
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.events import Event
 from claudeproxy.routing.sessions import Turn

@@ -14,11 +14,12 @@ from twisted.logger import Logger
 from twisted.web.iweb import IResponse
 
 from claudeproxy.backends.client import BackendClient
-from claudeproxy.backends.generation import Generation, Limits
+from claudeproxy.backends.generation import Generation
 from claudeproxy.backends.hush import Hush
 from claudeproxy.backends.interfaces import Call, Count, Deliver, Forwarder, Letter, Offer, Prepared
 from claudeproxy.backends.journey import Journey
 from claudeproxy.backends.kindred import ask_kindred, is_hosted
+from claudeproxy.backends.patience import Limits
 from claudeproxy.backends.profile import Facts
 from claudeproxy.backends.recognition import Recognised
 from claudeproxy.backends.recovery import FRESH, FRESH_HOSTED, Acquaintance, in_words

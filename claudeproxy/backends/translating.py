@@ -13,9 +13,10 @@ from twisted.web.iweb import IResponse
 
 from claudeproxy.backends.client import LONGEST_ERROR, BackendClient, Target, read_body
 from claudeproxy.backends.documents import DocumentReader
-from claudeproxy.backends.generation import Generation, Limits
+from claudeproxy.backends.generation import Generation
 from claudeproxy.backends.interfaces import Call, Count, Deliver, Letter, Offer, Prepared, Server
 from claudeproxy.backends.journey import MILDER, Journey
+from claudeproxy.backends.patience import Limits
 from claudeproxy.backends.profile import Facts, Profile
 from claudeproxy.backends.recognition import Recognised
 from claudeproxy.backends.recovery import FRESH, FRESH_HOSTED, Acquaintance, in_words, printable

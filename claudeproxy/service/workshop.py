@@ -13,9 +13,9 @@ from twisted.logger import Logger
 from claudeproxy.backends.chat import ChatSpeech
 from claudeproxy.backends.client import BackendClient, Target
 from claudeproxy.backends.documents import DocumentReader
-from claudeproxy.backends.generation import Limits
 from claudeproxy.backends.gguf import PACKAGED_SAMPLING, UnusableModel, check_gguf, find_gguf
 from claudeproxy.backends.interfaces import Backend, Server
+from claudeproxy.backends.patience import Limits
 from claudeproxy.backends.speech import Speech
 from claudeproxy.backends.tally import Tally
 from claudeproxy.backends.tokenizer import TokenizerFile, read_vocabulary

@@ -14,8 +14,8 @@ from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
 from claudeproxy.backends.client import describe, leave_unread
-from claudeproxy.backends.generation import Limits
 from claudeproxy.backends.hush import NO_HUSH, Hush, Muffler
+from claudeproxy.backends.patience import Limits, Patience
 from claudeproxy.model.events import Failed, Ping
 from claudeproxy.model.problems import Problem, Refusal, bad_gateway, overloaded, stopping
 from claudeproxy.translate.forwarding import headers_back
@@ -39,7 +39,6 @@ class Relay(Protocol):
     _exchange: Exchange
     _clock: IReactorTime
     _quiet: float
-    #: As for any answer; a silence of 0 is for as long as it takes, too.
     _limits: Limits = field(default=Limits(0.0))
     #: Takes the server's own key out of its errors.
     _hush: Hush = NO_HUSH
@@ -60,8 +59,7 @@ class Relay(Protocol):
     _heard: float = field(default=0.0, init=False)
     _paused: bool = field(default=False, init=False)
     _timer: IDelayedCall | None = field(default=None, init=False)
-    _watch: IDelayedCall | None = field(default=None, init=False)
-    _end: IDelayedCall | None = field(default=None, init=False)
+    _patience: Patience = field(init=False)
     #: Nothing more is passed on.
     _over: bool = field(default=False, init=False)
     _done: Deferred[None] = field(init=False)
@@ -71,14 +69,12 @@ class Relay(Protocol):
 
     def __attrs_post_init__(self) -> None:
         self._done = Deferred(lambda _: self._abandon())
+        self._patience = Patience(self._clock, self._limits, self._last_heard, self._lose_patience)
 
     async def carry(self, answer: Awaitable[IResponse]) -> None:
         """Until the answer is out. Raises `Refusal` if there is none. Cancelling hangs up."""
         self._exchange.stop = lambda: self._end_with(stopping())
-        if self._limits.first_token:
-            self._watch = self._clock.callLater(self._limits.first_token, self._never_spoke)
-        if self._limits.total:
-            self._end = self._clock.callLater(self._limits.total, self._took_too_long)
+        self._patience.begin()
         self._opening = Deferred.fromCoroutine(self._open(answer))
         self._opening.addErrback(self._never_opened)
         await self._done
@@ -119,7 +115,7 @@ class Relay(Protocol):
             data = self._muffler.receive(data)
         if self._overheard.receive(data) and self._exchange.first_token is None:
             self._exchange.first_token = self._exchange.journey.first_token = now
-            self._listen()
+            self._patience.listen()
         if self._overheard.complaint is not None:
             data = self._hush.body(data)
         self._tail = (self._tail + data[-4:])[-4:]
@@ -159,7 +155,7 @@ class Relay(Protocol):
         self._heard = self._clock.seconds()
         if response.code >= 400:
             self._muffler = Muffler(self._hush) if packing in (b"", b"identity") else None
-            self._listen()  # the words of a refusal need no thought
+            self._patience.listen()  # the words of a refusal need no thought
         response.deliverBody(self._exchange.journey.ear(self, self._hush.body))
 
     def _never_opened(self, failure: Failure) -> None:
@@ -272,33 +268,15 @@ class Relay(Protocol):
                 self._write(stream_bytes([Ping()]))
         self._timer = self._clock.callLater(self._quiet - silent, self._ping)
 
-    def _listen(self) -> None:
-        """The first token is there: from now on no silence may last too long."""
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
-        if self._limits.silence:
-            self._watch = self._clock.callLater(self._limits.silence, self._check_silence)
+    def _last_heard(self) -> float | None:
+        return None if self._paused else self._heard
 
-    def _never_spoke(self) -> None:
-        self._watch = None
-        self._end_with(self._broken(f"did not begin its answer within {self._limits.first_token:g} s."))
-
-    def _took_too_long(self) -> None:
-        self._end = None
-        self._end_with(self._broken(f"did not finish its answer within {self._limits.total:g} s."))
-
-    def _check_silence(self) -> None:
-        """Gives up a server that said nothing for too long, unless it was not listened to."""
-        self._watch = None
-        silent = 0.0 if self._paused else self._clock.seconds() - self._heard
-        if silent < self._limits.silence:
-            self._watch = self._clock.callLater(self._limits.silence - silent, self._check_silence)
-        elif self._overheard.over:
+    def _lose_patience(self, how: str) -> None:
+        if self._overheard.over:  # all has been said; only the connection goes on
             self._hang_up()
             self._finish()
         else:
-            self._end_with(self._broken(f"fell silent for {self._limits.silence:g} s in the middle of its answer."))
+            self._end_with(self._broken(how))
 
     def _stop_watching(self) -> None:
         """The log line is all that is still to come."""
@@ -310,10 +288,10 @@ class Relay(Protocol):
             self._exchange.first_token = self._exchange.journey.first_token = None
         last_byte = self._heard if self._received else None
         self._exchange.journey.ends(self._clock.seconds(), last_byte, self._received)
-        for timer in (self._timer, self._watch, self._end):
-            if timer is not None and timer.active():
-                timer.cancel()
-        self._timer = self._watch = self._end = None
+        self._patience.end()
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
 
     @property
     def _between_events(self) -> bool:

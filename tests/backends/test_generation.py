@@ -9,7 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Site
 
 from claudeproxy.backends.client import BackendClient
-from claudeproxy.backends.generation import Generation, Limits
+from claudeproxy.backends.generation import Generation
+from claudeproxy.backends.patience import Limits
 from claudeproxy.model.events import Event, Failed, MessageStart, MessageStop, TextDelta, Usage
 from claudeproxy.model.problems import Problem, bad_gateway
 from tests.fakes.house import rendered
