@@ -1,6 +1,6 @@
 """How answers leave: JSON, problems, streams. The only place that turns a `Problem` into HTTP."""
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred
@@ -57,6 +57,7 @@ def cut(request: Request) -> None:
 class Answer(Protocol):
     """One way of giving a client the events of an answer."""
 
+    streams: ClassVar[bool]
     scale: float
 
     def deliver(self, events: list[Event]) -> None:
@@ -112,6 +113,7 @@ class StreamAnswer:
     is one write. A client that reads slowly pauses the backend.
     """
 
+    streams: ClassVar[bool] = True
     _request: Request
     _exchange: Exchange
     _clock: IReactorTime
@@ -253,6 +255,7 @@ class WholeAnswer:
     which every client takes for one.
     """
 
+    streams: ClassVar[bool] = False
     _request: Request
     _exchange: Exchange
     _clock: IReactorTime

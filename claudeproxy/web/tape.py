@@ -1,7 +1,7 @@
 """What lies between a generation and its client, so that a client that comes back finds its answer (issue 5)."""
 
 from collections.abc import Callable, Hashable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from attrs import define, evolve, field, frozen
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
@@ -39,6 +39,9 @@ class Terms:
 class Listener(Protocol):
     """Who is given the events."""
 
+    #: Whether its client hears of them as they come: one that wants the answer whole has nothing of it until the end.
+    streams: ClassVar[bool]
+
     def deliver(self, events: list[Event]) -> None:
         """The next events; the last one is MessageStop or Failed."""
 
@@ -48,8 +51,9 @@ class Listener(Protocol):
 class Tape:
     """One answer in the making, and the client that listens to it.
 
-    As long as no client has heard anything of the answer, all of it is kept. Should the client go away then, `leave`
-    decides: the generation ends with it, or becomes an orphan for a while, and the next client gets all of it.
+    As long as no client has heard anything of the answer, all of it is kept, up to `LARGEST`. Should the client go away
+    then, `leave` decides: the generation ends with it, or becomes an orphan for a while, and the next client gets all
+    of it.
     """
 
     _clock: IReactorTime
@@ -87,11 +91,13 @@ class Tape:
             self._kept += events
             self._size += sum(map(_size, events))
         if self._listener is not None:
-            if self._kept is not None and any(map(tells, events)):
+            if self._kept is not None and (
+                (self._listener.streams and any(map(tells, events))) or self._size > LARGEST
+            ):
                 self._kept = self._key = None  # from now on nobody else can have it
             self._listener.deliver([self._renamed(event) for event in events] if self._id else events)
-            if self.over and self._kept is None:
-                self._listener = self._generation = None  # who hold each other would stay until they are looked for
+            if self.over:
+                self._let_go()
         elif self.failed or self._size > LARGEST:
             self._orphanage.bury(self)
 
@@ -114,12 +120,18 @@ class Tape:
         self._listener, self._id = listener, message_id
         missed, self._kept = self._kept or [], None
         events = [self._renamed(event) for event in missed if not _is_sign_of_life(event)]
-        if not any(map(tells, missed)):
+        if not (listener.streams and any(map(tells, missed))):
             self._kept = missed
         else:
             self._key = None
         if events:
             listener.deliver(events)
+        if self.over:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Its client has the answer: who hold each other would stay until they are looked for."""
+        self._kept = self._key = self._listener = self._generation = None
 
     def _renamed(self, event: Event) -> Event:
         return evolve(event, id=self._id) if isinstance(event, MessageStart) else event

@@ -202,6 +202,47 @@ class JoiningTests(SynchronousTestCase):
         self.assertEqual(self.backend_ends, [])
         self.assert_idle()
 
+    def test_whole_after_words(self) -> None:
+        """Who wants the answer whole was given nothing of it but blanks, however much the model has said: the retry
+        gets all of it, whole or as a stream."""
+        for stream in (None, True):
+            self.setUp()
+            halves = Script(steps=[Wait(30), chunk({"content": "Hel"}), Wait(60), *text("lo").steps])
+            first = self.begin(70, halves, stream=None)
+            self.assertEqual(first.body.strip(), b"")
+            self.assertEqual(len(self.house.proxy._api.orphanage), 1)
+            retry = self.ask(stream=stream)
+            self.house.pass_time(30)
+            self.assertEqual(self.asked, 1)
+            checked = check_stream(retry.body) if stream else check_message(retry.json)
+            self.assertEqual(checked.text, "Hello")
+            self.assert_idle()
+
+    def test_whole_lost_again(self) -> None:
+        """The same of a whole answer that was joined and lost: nothing was delivered still."""
+        self.begin(70, Script(steps=[Wait(30), chunk({"content": "Hel"}), Wait(60), *text("lo").steps]), stream=None)
+        retry = self.ask(stream=None)
+        self.house.pass_time(10)
+        retry.vanish()
+        self.house.pass_time(0)
+        third = self.ask(stream=None)
+        self.house.pass_time(30)
+        self.assertEqual(self.asked, 1)
+        self.assertEqual(check_message(third.json).text, "Hello")
+        self.assert_idle()
+
+    def test_whole_and_delivered(self) -> None:
+        """Once it was written, a whole answer is kept for nobody."""
+        self.house.fake.answers = lambda _: late(*text("Hello").steps, after=70)
+        first = self.ask(stream=None)
+        self.house.pass_time(75)
+        self.assertTrue(first.ended)
+        first.vanish()
+        self.house.pass_time(0)
+        self.assertEqual(len(self.house.proxy._api.orphanage), 0)
+        self.ask(stream=None)
+        self.assertEqual(self.asked, 2)
+
     def test_other_requests(self) -> None:
         """Another content, another session, another key or no session at all is another request."""
         for headers, fields in (
@@ -282,6 +323,14 @@ class JoiningTests(SynchronousTestCase):
         self.house.pass_time(5)
         self.assertEqual(self.backend_ends, [])
         self.assertEqual(len(self.house.proxy._api.orphanage), 0)
+
+    def test_too_large_whole(self) -> None:
+        """And so is what is kept beside a whole answer in the making, which is answered all the same."""
+        piece = Send(b"data: " + json.dumps({"choices": [{"delta": {"content": "x" * 1_000_000}}]}).encode() + b"\n\n")
+        self.begin(95, late(*[piece] * 20, Hang(), after=90), stream=None)
+        self.assertEqual(self.backend_ends, [])
+        caller = self.house.chat(Script(steps=[*[piece] * 20, *text("end").steps]), stream=None)
+        self.assertEqual(len(check_message(caller.json).text), 20_000_003)
 
     def test_joined_whole(self) -> None:
         """Who joins without a stream gets a message without the block in which a stream had waited."""
