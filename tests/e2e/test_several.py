@@ -41,6 +41,19 @@ class Street:
         connection.close()
         return found
 
+    def begin(self, session: str, tokens: int, stream: bool) -> HTTPConnection:
+        """A request whose answer comes at a token a second."""
+        connection = HTTPConnection("127.0.0.1", self.gate, timeout=30)
+        told = {"model": f"text-{tokens}-1", "max_tokens": 9, "stream": stream}
+        body = json.dumps({**told, "messages": [{"role": "user", "content": "Hi"}]})
+        headers = {"content-type": "application/json", "x-claude-code-session-id": session}
+        connection.request("POST", "/v1/messages", body, headers)
+        return connection
+
+    def logged(self, pattern: str) -> bool:
+        """Whether either of the two has it in its log."""
+        return any(re.search(pattern, each.log) for each in self.daemons)
+
     def speak(self, session: str) -> None:
         body = {"model": "text-3-0", "max_tokens": 9, "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
         status, said = self.ask("POST", "/v1/messages", session, body)
@@ -65,7 +78,7 @@ def configuration(gate: int, ports: list[int]) -> str:
 def street(tmp_path: Path) -> Iterator[Street]:
     with ExitStack() as stack:
         behind = stack.enter_context(server())
-        settings = {"PROVIDER": "openai", "PROVIDER_BASE_URL": f"http://127.0.0.1:{behind}/v1"}
+        settings = {"PROVIDER": "openai", "PROVIDER_BASE_URL": f"http://127.0.0.1:{behind}/v1", "INTERRUPT_MS": "1000"}
         first, second = (
             stack.enter_context(running(tmp_path / name, variables=settings)) for name in ("first", "second")
         )
@@ -108,6 +121,32 @@ def test_one_is_restarted(street: Street) -> None:
         for session in SESSIONS:
             street.speak(session)
     assert street.daemons[0].ended() == 143
+
+
+@pytest.mark.haproxy
+@pytest.mark.parametrize("stream", [True, False])
+def test_interrupted(street: Street, stream: bool) -> None:
+    """Who leaves before the answer began has left the instance, too, at once."""
+    connection = street.begin("escaping", 8, stream)
+    time.sleep(0.5)
+    connection.close()
+    wait_until("an instance that knows", 3, lambda: street.logged(" escaping POST /v1/messages 499 client_gone "))
+
+
+@pytest.mark.haproxy
+def test_joined(street: Street) -> None:
+    """Who loses patience finds the answer when it asks again."""
+    connection = street.begin("joiner", 6, False)
+    time.sleep(2)
+    connection.close()
+    time.sleep(0.5)
+    retry = street.begin("joiner", 6, False)
+    began = time.monotonic()
+    answer = retry.getresponse()
+    assert answer.status == 200 and len(json.loads(answer.read())["content"][0]["text"].split()) == 6
+    assert time.monotonic() - began < 5
+    retry.close()
+    wait_until("its line of the log", 3, lambda: street.logged(" joiner POST /v1/messages 200 .* joined"))
 
 
 def test_one_socket(tmp_path: Path) -> None:
