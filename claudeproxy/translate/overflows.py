@@ -36,7 +36,10 @@ _PART = re.compile(rf"({_NUMBER}) (?:of|in|from|for) ([a-z ]+)", re.IGNORECASE)
 _GLM_OVERFLOW = (1261, "1261")
 #: What is counted, and what it is more than, in words that many servers have in some order.
 _SUBJECT = r"(?:prompt|input|input_ids) (?:length|tokens)|requested tokens|total number of tokens"
-_BOUND = r"(?:model(?:'s)? limit|(?:model(?:'s)? )?(?:maximum |max )?(?:context (?:size|length|window)|allowed length))"
+_BOUND = (
+    r"(?:model(?:'s)? limit|maximum input length"
+    r"|(?:model(?:'s)? )?(?:maximum |max )?(?:context (?:size|length|window)|allowed length))"
+)
 #: The wordings of an overflow: prompt and window, or one of them unknown (PROTOCOL 3.3).
 _OVERFLOWS = tuple(
     re.compile(words, re.IGNORECASE | re.DOTALL)
@@ -44,7 +47,9 @@ _OVERFLOWS = tuple(
         rf"request \((?P<n>{_NUMBER}) tokens\) exceeds the available context size \((?P<m>{_NUMBER}) tokens\)",
         rf"{_WINDOW}.*?messages resulted in (?P<n>{_NUMBER}) tokens",
         rf"limit of (?P<m>{_NUMBER}) tokens.*?messages resulted in (?P<n>{_NUMBER}) tokens",
-        rf"n_keep: (?P<n>{_NUMBER}) ?>= ?n_ctx: (?P<m>{_NUMBER})",
+        rf"{_WINDOW}.{{0,40}}?your request has (?P<n>{_NUMBER}) input tokens",
+        rf"{_WINDOW}.{{0,40}}?you requested (?P<n>{_NUMBER}) tokens in the messages",
+        rf"n_keep:? \(?(?P<n>{_NUMBER})\)? ?>= ?n_ctx:? \(?(?P<m>{_NUMBER})",
         rf"prompt is too long: (?P<n>{_NUMBER}) tokens > (?P<m>{_NUMBER})",
         rf"exceeded model token limit: (?P<m>{_NUMBER}) \(requested: (?P<n>{_NUMBER})\)",
         rf"input token count \(?(?P<n>{_NUMBER})\)? exceeds the maximum number of tokens allowed \(?(?P<m>{_NUMBER})",
@@ -58,10 +63,14 @@ _OVERFLOWS = tuple(
         rf"prompt contains (?P<n>{_NUMBER}) tokens,? .{{0,40}}?model with (?P<m>{_NUMBER}) maximum context length",
         rf"prompt is too long: (?P<n>{_NUMBER}), model maximum context length: (?P<m>{_NUMBER})",
         rf"maximum context length of the model \((?P<n>{_NUMBER}) > (?P<m>{_NUMBER})\)",
+        rf"length of the messages .{{0,20}}?current length is (?P<n>{_NUMBER}) while limit is (?P<m>{_NUMBER})",
+        rf"(?:prompt|context) length (?P<n>{_NUMBER}) is greater than max_seq_len (?P<m>{_NUMBER})",
+        rf"\((?P<n>{_NUMBER}) tokens\) is larger than the max context size \((?P<m>{_NUMBER}) tokens\)",
+        rf"prompt too long: (?P<n>{_NUMBER}) tokens exceeds maximum context of (?P<m>{_NUMBER})",
         rf"context length exceeded: (?P<n>{_NUMBER}) > (?P<m>{_NUMBER})",
         rf"`inputs` must have less than (?P<m>{_NUMBER}) tokens\. Given: (?P<n>{_NUMBER})",
         rf"tokens in the prompt cannot exceed (?P<m>{_NUMBER}) - received (?P<n>{_NUMBER})",
-        r"input exceeds the context window",
+        r"input exceeds the context window|cannot truncate prompt with n_keep",
         r"(?:longer|greater) than the (?:model's )?(?:maximum )?(?:context|model) (?:length|size|window)",
         r"exceeds? the (?:available )?context (?:size|length|window)",
         r"(?:prompt|input) (?:length|tokens) exceeds? (?:context (?:size|length|window)|max(?:imum)? context)",

@@ -80,6 +80,27 @@ WORDINGS = [
     ),
     ("Prompt length (5000) exceeds maximum context length (4096)", exceeding(5000, 4096)),
     ("Context length exceeded: 5000 > 4096", exceeding(5000, 4096)),
+    ("Cannot truncate prompt with n_keep (11378) >= n_ctx (4096)", exceeding(11378, 4096)),
+    ("Cannot truncate prompt with n_keep", BARE),
+    (
+        "This model's maximum context length is 8192 tokens. However, your request has 9000 input tokens. Please "
+        "reduce the length of the input messages.",
+        exceeding(9000, 8192),
+    ),
+    (
+        "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens in the messages, "
+        "Please reduce the length of the messages.",
+        exceeding(9000, 8192),
+    ),
+    ("Prompt length (9000) exceeds maximum input length (8192). Set log level to info", exceeding(9000, 8192)),
+    (
+        "Please reduce the length of the messages or completion. Current length is 9000 while limit is 8192",
+        exceeding(9000, 8192),
+    ),
+    ("Prompt length 9000 is greater than max_seq_len 8192", exceeding(9000, 8192)),
+    ("Context length 9000 is greater than max_seq_len 8192", exceeding(9000, 8192)),
+    ("input (9000 tokens) is larger than the max context size (8192 tokens). skipping", exceeding(9000, 8192)),
+    ("Prompt too long: 9000 tokens exceeds maximum context of 8192", exceeding(9000, 8192)),
     ("invalid params, context window exceeds limit (2013)", BARE),
 ]
 
@@ -129,6 +150,9 @@ def test_only_the_answer_is_too_long(status: int) -> None:
         "The maximum output tokens 65536 exceeds the limit of 8192",
         "Range of max_tokens should be [1, 8192]",
         "Request 1261 failed",
+        "Current length is 9000 while limit is 8192",
+        "max_tokens 9000 is greater than max_seq_len 8192",
+        "The length of the key's name is 9000 while limit is 8192",
         "image exceeds the limit of 5242880 bytes",
     ],
 )
