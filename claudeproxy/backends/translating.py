@@ -165,7 +165,7 @@ class TranslatingBackend:
         if search is None:
             fit.check()
         if most is not None:
-            chat = evolve(chat, body=limited(chat.body, most))
+            chat = evolve(chat, body=limited(chat.body, most, dialect))
         expected = Expected.of(self.name, fit.tokens, profile.window, request, chat, dialect)
         milder = tuple(self._milder(chat)) if dialect.may_refuse_thinking else ()
         check, affinity = self._check(dialect), self._affinity(call)

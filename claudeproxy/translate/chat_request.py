@@ -111,7 +111,12 @@ def _limit(body: dict[str, Any], request: MessagesRequest, model: str, dialect: 
     most = min(request.max_tokens, dialect.max_output) if dialect.max_output else request.max_tokens
     newer = dialect.name == "kimi" and "k3" in model.lower()
     body["max_completion_tokens" if newer else dialect.max_tokens_field] = max(1, most)  # 0 only reads the prompt
-    return clamped(request, dialect)
+    told = clamped(request, dialect)
+    if told:
+        less = thinking.within(body, most, dialect)
+        told += [] if less == body else [f"thinking.budget_tokens (within {most})"]
+        body.update(less)
+    return told
 
 
 def clamped(request: MessagesRequest, dialect: Dialect) -> list[str]:

@@ -10,6 +10,8 @@ from claudeproxy.translate.dialects import Dialect
 #: Budgets, in tokens, up to which an effort is meant.
 _BUDGETS = ((1024, "low"), (8192, "medium"), (24576, "high"))
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
+#: The smallest budget that OpenRouter takes, in tokens.
+_LEAST_BUDGET = 1024
 #: The name under which an effort is told to be lost.
 EFFORT = "output_config.effort"
 
@@ -65,6 +67,24 @@ def ask(body: dict[str, Any], wanted: Asked, model: str, dialect: Dialect) -> li
     if not switches:
         return ["thinking", *lost]
     return lost if _AMOUNTS & switches.keys() else ["thinking.budget_tokens", *lost]
+
+
+def affordable(budget: int, most: int) -> int:
+    """What of ``budget`` may be thought of an answer that is cut to ``most`` tokens: a quarter is kept for what it
+    says, or the model thinks to the end and says nothing."""
+    return max(1, min(budget, most * 3 // 4))
+
+
+def within(body: dict[str, Any], most: int, dialect: Dialect) -> dict[str, Any]:
+    """The same ``body`` with no larger budget than an answer that is cut to ``most`` tokens can afford."""
+    budget = body.get(dialect.budget_field) if dialect.budget_field else None
+    if isinstance(budget, int) and affordable(budget, most) < budget:
+        body = {**body, dialect.budget_field: affordable(budget, most)}
+    budget = body["reasoning"].get("max_tokens") if isinstance(body.get("reasoning"), dict) else None
+    if isinstance(budget, int) and affordable(budget, most) < budget:
+        less = affordable(budget, most)
+        body = {**body, "reasoning": {"max_tokens": less} if less >= _LEAST_BUDGET else {"enabled": True}}
+    return body
 
 
 def lost_without(wanted: Asked) -> list[str]:

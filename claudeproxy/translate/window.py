@@ -6,6 +6,8 @@ from typing import Any
 from attrs import frozen
 
 from claudeproxy.model.problems import Refusal, prompt_too_long
+from claudeproxy.translate import thinking
+from claudeproxy.translate.dialects import Dialect
 
 #: How far a count may be off, as a part of it, by how it was found; and as a part of what was added to a counted
 #: prompt, which may be text of quite another kind (the request for a summary is: 22 % off was seen).
@@ -99,11 +101,12 @@ def wanted(body: Mapping[str, Any]) -> int | None:
     return next((value for value in values if isinstance(value, int) and value > 0), None)
 
 
-def limited(body: dict[str, Any], most: int) -> dict[str, Any]:
-    """The same request for an answer of ``most`` tokens, where it said a length."""
+def limited(body: dict[str, Any], most: int, dialect: Dialect) -> dict[str, Any]:
+    """The same request for an answer of ``most`` tokens, where it said a length, and with a budget for thinking that
+    fits into it."""
     for name in _LIMITS:
         if name in body:
-            return {**body, name: most}
+            return thinking.within({**body, name: most}, most, dialect)
     if isinstance(body.get("options"), dict) and "num_predict" in body["options"]:
         return {**body, "options": {**body["options"], "num_predict": most}}
     return body

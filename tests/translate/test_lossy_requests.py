@@ -266,6 +266,20 @@ class DroppedTests(SynchronousTestCase):
             self.assertEqual(translate(short).dropped, ("max_tokens (at most 50)",))
             self.assertEqual(translate(short, max_tokens=50).dropped, ())
 
+    def test_budget_within_the_limit(self) -> None:
+        """And so is a budget for thinking that had no room in it; one that has stays as it is."""
+        asked = {"max_tokens": 64_000, "thinking": {"type": "enabled", "budget_tokens": 31_999}}
+        for name, field, cut in (
+            ("llama.cpp", "thinking_budget_tokens", 6000),
+            ("openrouter", "reasoning", {"max_tokens": 6000}),
+        ):
+            short = evolve(DIALECTS[name], max_output=8000)
+            found = chat(short, **asked)
+            self.assertEqual((found.body["max_tokens"], found.body[field]), (8000, cut))
+            self.assertEqual(found.dropped, ("max_tokens (at most 8000)", "thinking.budget_tokens (within 8000)"))
+            fits = chat(short, **{**asked, "thinking": {"type": "enabled", "budget_tokens": 2000}})
+            self.assertEqual(fits.dropped, ("max_tokens (at most 8000)",))
+
 
 class ToolNameTests(SynchronousTestCase):
     """4.1.8 and 4.1.12: the tool that is found later is the tool that is offered."""

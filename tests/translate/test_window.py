@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.model.problems import Refusal
+from claudeproxy.translate.dialects import DIALECTS
 from claudeproxy.translate.window import Fit, limited, wanted
 
+ANY = DIALECTS["generic"]
 SOURCES = ("exact", "tokenizer", "learned", "estimate")
 fits = st.builds(
     Fit,
@@ -109,8 +111,21 @@ class LimitTests(SynchronousTestCase):
         )
         for body in bodies:
             self.assertEqual(wanted(body), 9000)
-            self.assertEqual(wanted(limited(body, 10)), 10)
-            self.assertEqual(limited(limited(body, 10), 9000), body)
+            self.assertEqual(wanted(limited(body, 10, ANY)), 10)
+            self.assertEqual(limited(limited(body, 10, ANY), 9000, ANY), body)
         for body in ({"a": 1}, {"options": {"num_predict": -1}}):
             self.assertIsNone(wanted(body))
-        self.assertEqual(limited({"a": 1}, 10), {"a": 1})
+        self.assertEqual(limited({"a": 1}, 10, ANY), {"a": 1})
+
+    def test_budgets(self) -> None:
+        """A budget for thinking is cut with the answer that it is a part of; one that fits stays as it is."""
+        for dialect, budget, most, left in (
+            ("llama.cpp", {"thinking_budget_tokens": 31999}, 2000, {"thinking_budget_tokens": 1500}),
+            ("llama.cpp", {"thinking_budget_tokens": 31999}, 1, {"thinking_budget_tokens": 1}),
+            ("llama.cpp", {"thinking_budget_tokens": 1024}, 2000, {"thinking_budget_tokens": 1024}),
+            ("openrouter", {"reasoning": {"max_tokens": 31999}}, 2000, {"reasoning": {"max_tokens": 1500}}),
+            ("openrouter", {"reasoning": {"max_tokens": 31999}}, 1300, {"reasoning": {"enabled": True}}),
+            ("openrouter", {"reasoning": {"effort": "high"}}, 2000, {"reasoning": {"effort": "high"}}),
+        ):
+            found = limited({"max_tokens": 64000, **budget}, most, DIALECTS[dialect])
+            self.assertEqual(found, {"max_tokens": most, **left})

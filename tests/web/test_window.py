@@ -60,6 +60,13 @@ class WindowTests(SynchronousTestCase):
         self.assertEqual(self.sent()[1]["max_tokens"], 1000)
         self.assertEqual(self.counts(), 0, "far from the window an estimate is good enough")
 
+    def test_clamped_thinking(self) -> None:
+        """What may be thought is less than what is left: the model would never come to its answer."""
+        self.counted = 6192
+        check_stream(self.ask(6000, max_tokens=64_000, thinking={"type": "enabled", "budget_tokens": 31_999}).body)
+        (sent,) = self.sent()
+        self.assertEqual((sent["max_tokens"], sent["thinking_budget_tokens"]), (2000, 1500))
+
     def test_near(self) -> None:
         """Near the window it is counted exactly."""
         self.counted = 7000
