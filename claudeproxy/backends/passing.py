@@ -36,13 +36,20 @@ from claudeproxy.translate.names import Names
 from claudeproxy.translate.prompt_size import Size, texture_of
 from claudeproxy.translate.reply import Reply
 from claudeproxy.translate.signatures import PREFIX
+from claudeproxy.translate.thinking import affordable
 from claudeproxy.translate.translation import Policy, used_ids
 from claudeproxy.translate.window import Fit
+from claudeproxy.wire.json import decode, decode_shallow, encode
 from claudeproxy.wire.splice import with_members, with_model, without_thinking
 
 #: For sizes only: what most servers would be sent.
 _ANY = DIALECTS["generic"]
 _LENIENT = Policy(drop_server_tools=True)
+#: The members of a request that make its prompt: Anthropic counts no others (PROTOCOL 1.7).
+_COUNTED = (
+    *("model", "messages", "system", "tools", "tool_choice", "thinking"),
+    *("output_config", "context_management", "mcp_servers"),
+)
 
 
 @frozen
@@ -97,16 +104,18 @@ class PassThrough:
 
     async def prepare(self, call: Call, model: str) -> Prepared:
         body = self._edited(call.letter, model)
-        if not call.request.stream:  # only a stream can be cancelled; the answer is put together here
-            body = with_members(body, {"stream": True})
         size = self._size(call, model)
-        estimate = self._tally.estimate(model, size)
-        window = await self._window_of(model)
+        fit = await self._fitted(call, body, model, size)
+        call.journey.fit, call.journey.cut_to = fit, fit.left
+        fit.check()
+        changes = _changes(call.request, body, fit.left)
+        if changes:
+            body = with_members(body, changes)
         choice = call.request.tool_choice
         expected = Expected(
             self.name,
-            estimate.tokens,
-            window,
+            fit.tokens,
+            fit.window,
             call.request.stop_sequences,
             silent=call.request.max_tokens == 0,
             one_call=choice is not None and bool(choice.disable_parallel_tool_use),
@@ -114,9 +123,8 @@ class PassThrough:
             used_ids=used_ids(call.request),
             thinks=call.request.thinking is not None and call.request.thinking.type != "disabled",
         )
-        call.journey.fit = Fit(estimate.tokens, estimate.source, window, call.request.max_tokens)
         return Prepared(
-            body, model, (), (), estimate.tokens, window, (expected, size, call.letter), journey=call.journey
+            body, model, (), (), fit.tokens, fit.window, (expected, size, call.letter), journey=call.journey
         )
 
     def generate(self, prepared: Prepared, message_id: str, model: str, deliver: Deliver) -> Generation:
@@ -132,7 +140,7 @@ class PassThrough:
 
     async def count(self, letter: Letter, read: Callable[[], MessagesRequest], model: str) -> Count:
         body = self._edited(letter, model)
-        asked = partial(self._ask_for_count, letter, body)
+        asked = partial(self._ask_for_count, letter, letter.target, body)
         count = await self._tally.count(model, body, {}, self._size(Call(read(), letter), model), asked)
         return evolve(count, window=await self._window_of(model))
 
@@ -166,8 +174,23 @@ class PassThrough:
         self._acquaintance.stop()
         await self._client.close()
 
-    async def _ask_for_count(self, letter: Letter, body: bytes) -> int | None:
-        status, said = await self._client.question(b"POST", self._url(letter.target), body, self._headers(letter))
+    async def _fitted(self, call: Call, body: bytes, model: str, size: Size) -> Fit:
+        """How the prompt fits: counted by the server only where an estimate comes near the window."""
+        window = self._window or (await self._acquaintance.facts(model)).window
+        known = self._acquaintance.last
+        best = self._tally.estimate(model, size)
+        silent = known is not None and known.dialect.cuts_silently
+        fit = Fit(best.tokens, best.source, window, call.request.max_tokens or None, silent, best.counted)
+        if not fit.is_near:
+            return fit
+        path, mark, query = call.letter.target.partition(b"?")
+        prompt = _prompt_of(body)
+        asked = partial(self._ask_for_count, call.letter, path + b"/count_tokens" + mark + query, prompt)
+        exact = await self._tally.count(model, prompt, {}, size, asked)
+        return evolve(fit, tokens=exact.tokens, source=exact.source, counted=exact.counted)
+
+    async def _ask_for_count(self, letter: Letter, target: bytes, body: bytes) -> int | None:
+        status, said = await self._client.question(b"POST", self._url(target), body, self._headers(letter))
         if status == 200 and isinstance(said, dict) and isinstance(said.get("input_tokens"), int):
             return int(said["input_tokens"])
         return None
@@ -218,6 +241,25 @@ class PassThrough:
         found = await ask_kindred(self._client, self._place.root, self._place.key.reveal())
         self._entries = found.entries
         return found.recognised
+
+
+def _prompt_of(body: bytes) -> bytes:
+    """What of a request may be counted, each value as its client wrote it."""
+    told = decode_shallow(body)
+    return encode({name: told[name] for name in _COUNTED if name in told})
+
+
+def _changes(request: MessagesRequest, body: bytes, most: int | None) -> dict[str, Any]:
+    """The members that a request needs otherwise than its client wrote them, for an answer of ``most`` tokens."""
+    # Only a stream can be cancelled; the answer is put together here.
+    changes: dict[str, Any] = {} if request.stream else {"stream": True}
+    if most is None:
+        return changes
+    budget = request.thinking.budget_tokens if request.thinking is not None else None
+    if budget is not None and affordable(budget, most) < budget:
+        told = decode(decode_shallow(body)["thinking"])
+        changes["thinking"] = {**told, "budget_tokens": affordable(budget, most)}
+    return {**changes, "max_tokens": most}
 
 
 def _described(found: Recognised) -> str:

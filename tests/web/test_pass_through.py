@@ -458,6 +458,53 @@ class RepairTests(PassThroughCase):
         problem = check_error(self.post(house).json, 400)
         self.assertEqual(problem.message, "prompt is too long: 9000 tokens > 8192 maximum")
 
+    def near(self, counted: int | None, words: int, **fields: Any) -> tuple[House, Caller]:
+        """A prompt for a server whose window is 8,192 tokens, and which counts so many."""
+        house = self.house({"repair": True, "context_window": 8192})
+        house.fake.count = counted  # type: ignore[attr-defined]
+        asked = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "word " * words}]}
+        return house, self.post(house, {**asked, "max_tokens": 128_000, **fields})
+
+    def test_window(self) -> None:
+        """A prompt near the window is counted by the server, and its answer may have what is left."""
+        thinking = {"type": "enabled", "budget_tokens": 31_999, "display": "omitted"}
+        house, caller = self.near(6192, 6000, thinking=thinking, temperature=1)
+        check_stream(caller.body)
+        counted, sent = house.fake.received
+        self.assertEqual((counted.path, counted.query), ("/v1/messages/count_tokens", "beta=true"))
+        self.assertEqual(set(counted.json), {"model", "messages", "thinking"})
+        self.assertEqual((sent.path, sent.json["max_tokens"]), ("/v1/messages", 2000))
+        self.assertEqual(sent.json["thinking"], {**thinking, "budget_tokens": 1500})
+        self.assertEqual(sent.json["messages"], counted.json["messages"])
+
+    def test_far_from_the_window(self) -> None:
+        """Elsewhere an estimate is enough, and what has room stays as it is."""
+        house, caller = self.near(42, 100, max_tokens=4000, thinking={"type": "enabled", "budget_tokens": 3999})
+        check_stream(caller.body)
+        (sent,) = house.fake.received
+        self.assertEqual((sent.json["max_tokens"], sent.json["thinking"]["budget_tokens"]), (4000, 3999))
+
+    def test_above_the_window(self) -> None:
+        """A prompt that cannot fit is answered at once, with true numbers where the server counts."""
+        for counted, words in ((8300, "prompt is too long: 8300 tokens > 8192 maximum"), (None, "prompt is too long")):
+            house, caller = self.near(counted, 12_000)
+            self.assertEqual(check_error(caller.json, 400).message, words)
+            self.assertEqual([each.path for each in house.fake.received if each.path == "/v1/messages"], [])
+
+    def test_silent_cuts(self) -> None:
+        """A server of a family that shortens long prompts in silence never gets one that may be too long."""
+        statuses = []
+        for owner in ("nobody", "organization_owner"):
+            listing = {"object": "list", "data": [{"id": "m", "object": "model", "owned_by": owner}]}
+            told = {"provider": "anthropic", "base_url": f"http://127.0.0.1:{BACKEND_PORT}"}
+            told |= {"repair": True, "context_window": 8192}
+            others = {("GET", "/v1/models"): lambda _, listing=listing: json_body(listing)}
+            house = House("auto", told, others, anthropic.FakeAnthropic)
+            house.fake.count = None  # type: ignore[attr-defined]
+            asked = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "word " * 7000}]}
+            statuses.append(self.post(house, {**asked, "max_tokens": 128_000}).status)
+        self.assertEqual(statuses, [200, 400])
+
     def test_count_without_a_route(self) -> None:
         """A server that cannot count is no reason for an error."""
         house = self.repaired()
