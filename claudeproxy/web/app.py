@@ -281,6 +281,8 @@ def _routed(live: Live, exchange: Exchange, model: str) -> tuple[Route, Backend]
 def _identity(request: Request, session: str, data: Mapping[str, Any]) -> Hashable:
     """Equal for requests that ask for the same answer, however they want it delivered (issue 5)."""
     asked = {name: value for name, value in data.items() if name not in ("stream", "max_tokens")}
+    if isinstance(asked.get("thinking"), dict):  # the budget follows from max_tokens: Claude Code's is one less
+        asked["thinking"] = {name: value for name, value in asked["thinking"].items() if name != "budget_tokens"}
     credentials = tuple(map(request.getHeader, (b"x-api-key", b"authorization")))
     return session, credentials, blake2b(encode(asked), digest_size=16).digest()
 

@@ -171,6 +171,19 @@ class JoiningTests(SynchronousTestCase):
         self.assertEqual(self.asked, 1)
         self.assertEqual(check_message(retry.json).text, "Hello")
 
+    def test_other_budget(self) -> None:
+        """Nor does the budget for thinking, which follows from `max_tokens`; whether to think at all does."""
+        for thinking, asked in (
+            ({"type": "enabled", "budget_tokens": 63_999}, 1),
+            ({"type": "enabled", "budget_tokens": 63_999, "display": "omitted"}, 2),
+            ({"type": "adaptive"}, 2),
+            (None, 2),
+        ):
+            self.setUp()
+            self.begin(70, max_tokens=128_000, thinking={"type": "enabled", "budget_tokens": 127_999})
+            self.ask(stream=None, max_tokens=64_000, thinking=thinking)
+            self.assertEqual(self.asked, asked, thinking)
+
     def test_finished_meanwhile(self) -> None:
         """An answer that was finished while nobody listened is there for the retry."""
         self.begin(85)
