@@ -86,7 +86,8 @@ def _note(exchange: Exchange, events: list[Event], tape: Tape | None, now: float
         exchange.first_token = now
     if isinstance(events[-1], _LAST):
         exchange.last_token = now
-        exchange.remarks = tuple(tape.remarks) if tape is not None else ()
+        if tape is not None:
+            exchange.remarks = tuple(tape.remarks)
         for event in events:
             if isinstance(event, MessageDelta):
                 exchange.usage = event.usage

@@ -95,6 +95,7 @@ class MessagesAPI:
         answer = self._answer(request, exchange, parsed.request, live)
         tape = self._orphan(request, exchange, data)
         if tape is not None:
+            self._tell(request, exchange, exchange.dropped, exchange.emulated)
             answer.scale = tape.scale
             tape.play_to(answer, "msg_" + self._new_id())
         else:
@@ -103,9 +104,7 @@ class MessagesAPI:
             prepared = await backend.prepare(call, route.model)
             exchange.backend_model = printable(prepared.model)
             exchange.turn = prepared.turn
-            if prepared.turn is not None:
-                request.setHeader("x-claudeproxy-cache", prepared.turn.continuity.header)
-            self._tell_losses(request, exchange, prepared.dropped + parsed.unknown, prepared.emulated)
+            self._tell(request, exchange, prepared.dropped + parsed.unknown, prepared.emulated)
             tape = self._tape(request, exchange, letter, answer, live)
             tape.scale = answer.scale = live.scale(prepared.window)
             message_id = "msg_" + self._new_id()
@@ -126,7 +125,7 @@ class MessagesAPI:
         count = await backend.count(letter, lambda: read_count(data).request, route.model)
         exchange.backend_model = printable(count.model)
         exchange.journey.fit = Fit(count.tokens, count.source, count.window)
-        self._tell_losses(request, exchange, count.dropped, ())
+        self._tell(request, exchange, count.dropped, ())
         exchange.count_source = count.source
         request.setHeader("x-claudeproxy-count-source", count.source)
         return answer_json(request, {"input_tokens": ceil(count.tokens * live.scale(count.window))})
@@ -189,7 +188,7 @@ class MessagesAPI:
         # Kept as its bytes, until the client has heard something: its values would take more than twice as much.
         key = partial(_identity_of, request, exchange.session, letter.body) if exchange.session else None
         terms = Terms(live.settings.interrupt_ms / 1000, live.settings.linger_ms / 1000)
-        return Tape(self._clock, key, terms, self.orphanage, answer, exchange.journey)
+        return Tape(self._clock, key, terms, self.orphanage, answer, exchange.origin)
 
     def _orphan(self, request: Request, exchange: Exchange, data: Mapping[str, Any]) -> Tape | None:
         """The answer that the same client asked for before, and then lost."""
@@ -197,13 +196,14 @@ class MessagesAPI:
             return None
         tape = self.orphanage.adopt(_identity(request, exchange.session, data))
         if tape is not None:
-            exchange.joins(tape.journey)
+            exchange.joins(tape.origin)
+            exchange.remarks = tuple(tape.remarks)
         return tape
 
-    def _tell_losses(
-        self, request: Request, exchange: Exchange, dropped: Iterable[str], emulated: Iterable[str]
-    ) -> None:
+    def _tell(self, request: Request, exchange: Exchange, dropped: Iterable[str], emulated: Iterable[str]) -> None:
         """Nothing is lost silently: the headers tell the caller, the log the operator."""
+        if exchange.turn is not None:
+            request.setHeader("x-claudeproxy-cache", exchange.turn.continuity.header)
         exchange.dropped, exchange.emulated = tuple(_names(dropped)), tuple(_names(emulated))
         for name, level, words, found in (
             ("x-claudeproxy-dropped", LogLevel.warn, "not sent to", exchange.dropped),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import Request
@@ -15,6 +15,18 @@ from claudeproxy.model.problems import Problem
 from claudeproxy.routing.sessions import Turn
 from claudeproxy.web.limits import Crowd
 from claudeproxy.web.rules import UNMATCHED
+
+
+@frozen
+class Origin:
+    """What is known of an answer from the request that began it, for every other one that is given it."""
+
+    journey: Journey
+    backend: str
+    backend_model: str
+    dropped: tuple[str, ...]
+    emulated: tuple[str, ...]
+    turn: Turn | None
 
 
 @define(eq=False)
@@ -96,11 +108,17 @@ class Exchange:
         """The client is told so."""
         self.problem, self.outcome = problem, problem.outcome
 
-    def joins(self, journey: Journey) -> None:
+    @property
+    def origin(self) -> Origin:
+        """Of the answer that is made for it."""
+        return Origin(self.journey, self.backend, self.backend_model, self.dropped, self.emulated, self.turn)
+
+    def joins(self, origin: Origin) -> None:
         """It is given the answer that another request has begun."""
-        self.joined = True
-        self.journey = journey
-        journey.listeners += 1
+        self.joined, self.journey, self.turn = True, origin.journey, origin.turn
+        self.backend, self.backend_model = origin.backend, origin.backend_model
+        self.dropped, self.emulated = origin.dropped, origin.emulated
+        self.journey.listeners += 1
 
 
 class Witness(Protocol):

@@ -8,7 +8,6 @@ from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTim
 from zope.interface import implementer
 
 from claudeproxy.backends.generation import Generation
-from claudeproxy.backends.journey import Journey
 from claudeproxy.model.events import (
     Event,
     Failed,
@@ -20,6 +19,7 @@ from claudeproxy.model.events import (
     tells,
 )
 from claudeproxy.model.problems import Problem
+from claudeproxy.web.exchange import Origin
 
 #: What an orphan may hold, in characters of its answer.
 LARGEST = 16 * 1024 * 1024
@@ -62,8 +62,8 @@ class Tape:
     _terms: Terms
     _orphanage: "Orphanage"
     _listener: Listener | None
-    #: What happens to the request that began it.
-    journey: Journey = field(factory=Journey)
+    #: What the request that began it was told.
+    origin: Origin
     #: By how much clients are told that the prompt is larger than it is.
     scale: float = 1.0
     began: float = field(init=False)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fakes.callers import Caller
@@ -162,6 +163,34 @@ class JoiningTests(SynchronousTestCase):
         self.assertNotEqual(events(first)[0]["message"]["id"], events(retry)[0]["message"]["id"])
         self.assertTrue(self.house.request_lines[-1]["joined"])
         self.assert_idle()
+
+    def test_told_as_the_first(self) -> None:
+        """Who joins is told of the prompt's cache and of losses what the first one was, and its line of the log has it,
+        too, with the backend that makes the answer, whatever the settings say by now."""
+        asked: dict[str, Any] = {"top_k": 5, "stop_sequences": ["zz"], "model": "m"}
+        first = self.begin(70, **asked)
+        told = {name: value for name, value in first.headers.items() if name.startswith("x-claudeproxy-")}
+        names = {"x-claudeproxy-cache", "x-claudeproxy-dropped", "x-claudeproxy-emulated"}
+        self.assertEqual(set(told), names)
+        (backend,) = self.house.settings.backends
+        self.house.reset(backends=(evolve(backend, name="another"),), models={"m": "n"})
+        retry = self.ask(**asked)
+        self.house.pass_time(30)
+        self.assertEqual(check_stream(retry.body).text, "Hello")
+        self.assertEqual({name: retry.headers.get(name) for name in names}, told)
+        left, joined = self.house.request_lines[-2:]
+        self.assertTrue(joined["cache"])
+        self.assertEqual((joined["backend"], joined["backend_model"]), (left["backend"], left["backend_model"]))
+
+    def test_repairs_of_a_finished_answer(self) -> None:
+        """What was repaired in an answer that ended while nobody listened is known of who joins it."""
+        self.begin(85, late(Send(b"data: no JSON\n\n"), *text("Hello").steps, after=90))
+        self.house.pass_time(10)
+        self.ask()
+        metrics = self.house.ask("GET", "/metrics").body.decode()
+        self.assertIn(
+            'claudeproxy_repairs_total{backend="fake",kind="data that are no JSON were passed over"} 1.0', metrics
+        )
 
     def test_other_forms(self) -> None:
         """Neither `stream` nor `max_tokens` makes it another request: Claude Code's retry has neither."""
