@@ -23,6 +23,8 @@ from claudeproxy.web.exchange import Origin
 
 #: What an orphan may hold, in characters of its answer.
 LARGEST = 16 * 1024 * 1024
+#: How many orphans there may be. They count towards no other limit, and each keeps its backend busy.
+MOST = 256
 _LAST = (MessageStop, Failed)
 
 
@@ -187,43 +189,48 @@ class Tape:
 
 @define(eq=False)
 class Orphanage:
-    """Answers that lost their clients while they were waited for. Memory is bounded: each stays but for its time, and
-    holds no more than `LARGEST`."""
+    """Answers that lost their clients while they were waited for. Memory is bounded: there are no more than `MOST`,
+    each stays but for its time, and holds no more than `LARGEST`."""
 
     _clock: IReactorTime
-    _orphans: dict[Hashable, tuple[Tape, IDelayedCall]] = field(factory=dict, init=False)
+    #: What each was asked for with, and the end of its time; in the order in which they were lost.
+    _orphans: dict[Tape, tuple[Hashable, IDelayedCall]] = field(factory=dict, init=False)
 
     def take_in(self, key: Hashable, tape: Tape, linger: float) -> None:
-        """Keeps ``tape`` for ``linger`` seconds, for who asks with an equal ``key``."""
-        if key in self._orphans:
-            self._end(key)
-        self._orphans[key] = (tape, self._clock.callLater(linger, self._end, key))
+        """Keeps ``tape`` for ``linger`` seconds, for who asks with an equal ``key``. Several may have the same one."""
+        if len(self._orphans) >= MOST:
+            self._end(next(iter(self._orphans)))
+        self._orphans[tape] = key, self._clock.callLater(linger, self._end, tape)
 
     def adopt(self, key: Hashable) -> Tape | None:
-        """The answer that was asked for with an equal key and that nobody waits for any more."""
-        tape, limit = self._orphans.pop(key, (None, None))
-        if limit is not None and limit.active():
-            limit.cancel()
+        """The answer that was asked for with an equal key and that nobody waits for any more; of several the one that
+        was lost first."""
+        tape = next((each for each, (asked, _) in self._orphans.items() if asked == key), None)
+        if tape is not None:
+            self._release(tape)
         return tape
 
     def bury(self, tape: Tape) -> None:
         """Its answer failed, or is too large to be kept."""
-        for key, (each, _) in list(self._orphans.items()):
-            if each is tape:
-                self._end(key)
+        if tape in self._orphans:
+            self._end(tape)
 
     def close(self) -> None:
         """Ends them all."""
-        for key in list(self._orphans):
-            self._end(key)
+        for tape in list(self._orphans):
+            self._end(tape)
 
     def __len__(self) -> int:
         return len(self._orphans)
 
-    def _end(self, key: Hashable) -> None:
-        tape = self.adopt(key)
-        if tape is not None:
-            tape.cancel()
+    def _end(self, tape: Tape) -> None:
+        self._release(tape)
+        tape.cancel()
+
+    def _release(self, tape: Tape) -> None:
+        _, limit = self._orphans.pop(tape)
+        if limit.active():
+            limit.cancel()
 
 
 def _is_sign_of_life(event: Event) -> bool:

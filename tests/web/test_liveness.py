@@ -3,10 +3,12 @@
 import json
 from collections.abc import Mapping
 from typing import Any
+from unittest.mock import patch
 
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
+from claudeproxy.web import tape
 from tests.fakes.callers import Caller
 from tests.fakes.house import BACKEND_PORT, House, body
 from tests.fakes.openai import Cut, Done, Hang, Script, Send, Wait, silent, text
@@ -321,6 +323,41 @@ class JoiningTests(SynchronousTestCase):
         for caller in (second, retry):
             self.assertEqual(check_stream(caller.body).text, "Hello")
         self.assert_idle()
+
+    def test_lost_twins(self) -> None:
+        """Twins that are lost are found by as many retries, and by no more."""
+        self.house.fake.answers = lambda _: late(*text("Hello").steps, after=90)
+        twins = [self.ask(), self.ask()]
+        self.house.pass_time(70)
+        for lost in twins:
+            lost.vanish()
+        self.house.pass_time(0)
+        self.assertEqual(len(self.house.proxy._api.orphanage), 2)
+        retries = [self.ask(), self.ask()]
+        self.assertEqual(self.asked, 2)
+        self.ask().vanish()
+        self.assertEqual(self.asked, 3)
+        self.house.pass_time(30)
+        for caller in retries:
+            self.assertEqual(check_stream(caller.body).text, "Hello")
+        self.assert_idle()
+
+    def test_too_many(self) -> None:
+        """How many answers may wait is bounded; the one that was lost first makes room."""
+        with patch.object(tape, "MOST", 2):
+            self.house.fake.answers = lambda _: late(*text("Hello").steps, after=90)
+            asked = [{"messages": [{"role": "user", "content": content}]} for content in ("a", "b", "c")]
+            lost = [self.ask(**each) for each in asked]
+            self.house.pass_time(70)
+            for each in lost:
+                each.vanish()
+            self.house.pass_time(0)
+        self.assertEqual(len(self.house.proxy._api.orphanage), 2)
+        self.assertEqual(len(self.backend_ends), 2)
+        retries = [self.ask(**each) for each in reversed(asked)]
+        self.assertEqual(self.asked, 4)
+        self.house.pass_time(30)
+        self.assertEqual([check_stream(each.body, whole=False).text for each in retries], ["Hello", "Hello", ""])
 
     def test_lost_again(self) -> None:
         """A retry that is lost as well leaves the generation to the next."""
