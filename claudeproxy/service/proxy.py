@@ -230,6 +230,10 @@ class Proxy(Service):
 
     async def _retire(self, backend: Backend) -> None:
         await self._exchanges.finished()  # some of those that run just now may be its
+        orphanage = self._api.orphanage
+        while orphanage.has_of(backend):  # for as long as they may, at most; who adopts one is waited for, too
+            await orphanage.changed()
+            await self._exchanges.finished()
         await self._close(backend)
 
     async def _close(self, backend: Backend) -> None:

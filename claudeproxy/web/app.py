@@ -106,7 +106,8 @@ class MessagesAPI:
             exchange.turn = prepared.turn
             self._tell(request, exchange, prepared.dropped + parsed.unknown, prepared.emulated)
             tape = self._tape(request, exchange, letter, answer, live)
-            tape.scale = answer.scale = live.scale(prepared.window)
+            tape.maker, tape.scale = backend, live.scale(prepared.window)
+            answer.scale = tape.scale
             message_id = "msg_" + self._new_id()
             tape.roll(backend.generate(prepared, message_id, parsed.request.model, tape.deliver))
         return answer.carry(tape)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable
 from typing import ClassVar, Protocol
 
 from attrs import define, evolve, field, frozen
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from zope.interface import implementer
 
@@ -66,6 +67,8 @@ class Tape:
     _listener: Listener | None
     #: What the request that began it was told.
     origin: Origin
+    #: Who makes the answer, and must stay until it is made.
+    maker: object = None
     #: By how much clients are told that the prompt is larger than it is.
     scale: float = 1.0
     began: float = field(init=False)
@@ -195,6 +198,7 @@ class Orphanage:
     _clock: IReactorTime
     #: What each was asked for with, and the end of its time; in the order in which they were lost.
     _orphans: dict[Tape, tuple[Hashable, IDelayedCall]] = field(factory=dict, init=False)
+    _watched: list[Deferred[None]] = field(factory=list, init=False)
 
     def take_in(self, key: Hashable, tape: Tape, linger: float) -> None:
         """Keeps ``tape`` for ``linger`` seconds, for who asks with an equal ``key``. Several may have the same one."""
@@ -208,6 +212,7 @@ class Orphanage:
         tape = next((each for each, (asked, _) in self._orphans.items() if asked == key), None)
         if tape is not None:
             self._release(tape)
+            self._tell()
         return tape
 
     def bury(self, tape: Tape) -> None:
@@ -220,17 +225,32 @@ class Orphanage:
         for tape in list(self._orphans):
             self._end(tape)
 
+    def has_of(self, maker: object) -> bool:
+        """Whether ``maker`` makes one of them."""
+        return any(each.maker is maker for each in self._orphans)
+
+    def changed(self) -> Deferred[None]:
+        """Fires once one of them has ended, or found a client."""
+        self._watched.append(Deferred())
+        return self._watched[-1]
+
     def __len__(self) -> int:
         return len(self._orphans)
 
     def _end(self, tape: Tape) -> None:
         self._release(tape)
         tape.cancel()
+        self._tell()
 
     def _release(self, tape: Tape) -> None:
         _, limit = self._orphans.pop(tape)
         if limit.active():
             limit.cancel()
+
+    def _tell(self) -> None:
+        watched, self._watched = self._watched, []
+        for each in watched:
+            each.callback(None)
 
 
 def _is_sign_of_life(event: Event) -> bool:

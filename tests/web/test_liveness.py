@@ -373,6 +373,33 @@ class JoiningTests(SynchronousTestCase):
         self.assertEqual(check_stream(third.body).text, "Hello")
         self.assert_idle()
 
+    def test_reload(self) -> None:
+        """A backend that a reload retires stays until the answers are there that may still find their clients."""
+        closed: list[float] = []
+        for comes_back in (False, True):
+            self.setUp()
+            (backend,) = self.house.proxy._live.backends.values()
+            closing = self.house.proxy._close
+
+            async def close(each: Any, backend: Any = backend, closing: Any = closing) -> None:
+                if each is backend:
+                    closed.append(self.house.network.seconds())
+                await closing(each)
+
+            self.house.proxy._close = close  # type: ignore[method-assign]
+            self.begin(70)
+            began = self.house.network.seconds()
+            self.house.reset(backends=(evolve(self.house.settings.backends[0], total_ms=999_000),))
+            self.house.pass_time(5)
+            self.assertEqual(closed, [])
+            retry = self.ask() if comes_back else None
+            self.house.pass_time(30)
+            if retry is not None:
+                self.assertEqual(check_stream(retry.body).text, "Hello")
+            self.assertEqual(len(closed), 1)
+            self.assertGreaterEqual(closed.pop() - began, 15)
+            self.assert_idle()
+
     def test_failed_meanwhile(self) -> None:
         """A generation that failed while nobody listened is not handed on: the retry is asked anew."""
         self.begin(80, late(Cut(), after=85))
