@@ -48,7 +48,8 @@ _NO_LEVEL = re.compile(rb"think value .{0,40} is not supported|invalid think val
 #: The families that are services, not servers: what they offer does not change from one minute to the next.
 _HOSTED = ("openai", "openrouter", "deepseek", "kimi", "glm")
 
-#: Where servers tell that they live, below their roots, even while they read a prompt.
+#: Where servers tell that they live, below their roots, even while they read a prompt. vLLM's ``/health`` is not here:
+#: a busy one takes half a minute for it (vllm-project/vllm#38157), and would be taken for dead.
 _VITAL = {"llama.cpp": "/health", "ollama": "/api/version"}
 #: What a prompt's count does not depend on.
 _UNCOUNTED = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens", "stream", "stream_options"})
@@ -307,7 +308,7 @@ class TranslatingBackend:
             raise
         rest = context.milder
         while response.code == 400 and rest:
-            said = await read_body(response, LONGEST_ERROR)
+            said = await read_body(response, LONGEST_ERROR, self._clock, self._manner.limits.silence)
             chosen = next((each for each in rest if each.words.search(said)), None)
             if chosen is None:
                 raise Refusal(problem_from_answer(self.name, response.code, said))

@@ -564,6 +564,17 @@ class ConnectionTests(StreamCase):
         self.assertLess(len(message), 3000)
         self.assertTrue(self.house.fake.chats[0].is_gone)
 
+    def test_endless_refusal(self) -> None:
+        """Nor does a refusal that might be of thinking keep anybody for ever: what came of it is answered."""
+        self.house = House("lmstudio", {"timeout_ms": 30_000})
+        script = Script(status=400, steps=[Send(b'{"error": "no luck'), Hang()])
+        caller = self.chat(script, thinking={"type": "enabled", "budget_tokens": 1024}, max_tokens=4000, stream=None)
+        self.pass_time(29)
+        self.assertFalse(caller.answered)
+        self.pass_time(2)
+        self.assertIn("no luck", check_error(caller.json, 400).message)
+        self.assertTrue(self.house.fake.chats[0].is_gone)
+
     def test_stop_sequence(self) -> None:
         """A stop sequence ends the answer at once, and the backend's generation with it."""
         caller = self.chat(text("Hello ST", "OP and", " more").paced(1), stop_sequences=["STOP"])
