@@ -71,6 +71,8 @@ class Tape:
     maker: object = None
     #: By how much clients are told that the prompt is larger than it is.
     scale: float = 1.0
+    #: When the present client asked. Who joins may change its mind as well: to leave soon is an interrupt then, too,
+    #: while real clients are patient with a retry for as long as with the first request (300 s and more).
     began: float = field(init=False)
     _generation: Generation | None = field(default=None, init=False)
     #: All events so far; None once a client has heard of the answer.
@@ -122,7 +124,7 @@ class Tape:
 
     def play_to(self, listener: Listener, message_id: str) -> None:
         """A client has come for the orphan: gives it all that it missed, and then the rest."""
-        self._listener, self._id = listener, message_id
+        self._listener, self._id, self.began = listener, message_id, self._clock.seconds()
         missed, self._kept = self._kept or [], None
         events = [self._renamed(event) for event in missed if not _is_sign_of_life(event)]
         if not (listener.streams and any(map(tells, missed))):

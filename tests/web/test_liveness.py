@@ -264,9 +264,9 @@ class JoiningTests(SynchronousTestCase):
 
     def test_whole_lost_again(self) -> None:
         """The same of a whole answer that was joined and lost: nothing was delivered still."""
-        self.begin(70, Script(steps=[Wait(30), chunk({"content": "Hel"}), Wait(60), *text("lo").steps]), stream=None)
+        self.begin(70, Script(steps=[Wait(30), chunk({"content": "Hel"}), Wait(120), *text("lo").steps]), stream=None)
         retry = self.ask(stream=None)
-        self.house.pass_time(10)
+        self.house.pass_time(61)
         retry.vanish()
         self.house.pass_time(0)
         third = self.ask(stream=None)
@@ -360,17 +360,26 @@ class JoiningTests(SynchronousTestCase):
         self.assertEqual([check_stream(each.body, whole=False).text for each in retries], ["Hello", "Hello", ""])
 
     def test_lost_again(self) -> None:
-        """A retry that is lost as well leaves the generation to the next."""
-        self.begin(70)
+        """A retry that is lost as well, after its own time, leaves the generation to the next."""
+        self.begin(70, late(*text("Hello").steps, after=200))
         retry = self.ask()
-        self.house.pass_time(1)
+        self.house.pass_time(61)
         retry.vanish()
         self.house.pass_time(0)
-        # The retry itself is younger than a minute, the answer is not.
         third = self.ask()
-        self.house.pass_time(30)
+        self.house.pass_time(80)
         self.assertEqual(self.asked, 1)
         self.assertEqual(check_stream(third.body).text, "Hello")
+        self.assert_idle()
+
+    def test_interrupted_retry(self) -> None:
+        """Who leaves within a minute of the retry has given up on purpose, however old the answer is."""
+        self.begin(70, late(*text("Hello").steps, after=200))
+        retry = self.ask()
+        self.house.pass_time(59)
+        retry.vanish()
+        self.house.pass_time(0)
+        self.assertEqual(self.backend_ends, [])
         self.assert_idle()
 
     def test_reload(self) -> None:
