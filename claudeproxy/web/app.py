@@ -129,7 +129,8 @@ class MessagesAPI:
         self._tell(request, exchange, count.dropped, ())
         exchange.count_source = count.source
         request.setHeader("x-claudeproxy-count-source", count.source)
-        return answer_json(request, {"input_tokens": ceil(count.tokens * live.scale(count.window))})
+        scale = live.scale(count.window) if backend.forwarder is None else 1.0  # as its answers tell it
+        return answer_json(request, {"input_tokens": ceil(count.tokens * scale)})
 
     @app.route("/v1/models", methods=["GET"], strict_slashes=False)
     @unless_gone

@@ -458,6 +458,19 @@ class RepairTests(PassThroughCase):
         problem = check_error(self.post(house).json, 400)
         self.assertEqual(problem.message, "prompt is too long: 9000 tokens > 8192 maximum")
 
+    def test_believed_window(self) -> None:
+        """The window that clients believe in counts for answers and counts alike, or, where they are passed on as they
+        are, for neither."""
+        for repair, factor in ((True, 10), (False, 1)):
+            for counts in (42, None):
+                house = self.house({"repair": repair, "context_window": 8192}, client_window=81_920)
+                house.fake.count = counts  # type: ignore[attr-defined]
+                counted = house.ask("POST", "/v1/messages/count_tokens", ODD).json["input_tokens"]
+                self.assertEqual(counted > 90, repair, (repair, counts, counted))
+                message = check_stream(self.post(house).body).message
+                assert message is not None
+                self.assertEqual(message["usage"]["input_tokens"], 12 * factor)
+
     def near(self, counted: int | None, words: int, **fields: Any) -> tuple[House, Caller]:
         """A prompt for a server whose window is 8,192 tokens, and which counts so many."""
         house = self.house({"repair": True, "context_window": 8192})
