@@ -1,8 +1,7 @@
 """The routes of the Messages API (PROTOCOL 1.1), and the gate in front of them."""
 
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from hashlib import blake2b
 from math import ceil
 from typing import Any, ClassVar
 
@@ -31,11 +30,11 @@ from claudeproxy.web.faults import Faults, answer_faults, unless_gone
 from claudeproxy.web.gate import Gate, every_credential, query
 from claudeproxy.web.guard import own_keys
 from claudeproxy.web.health import Health
+from claudeproxy.web.identity import identity, identity_of
 from claudeproxy.web.live import Live
 from claudeproxy.web.models import catalogue, page
 from claudeproxy.web.relay import Relay
 from claudeproxy.web.tape import Orphanage, Tape, Terms
-from claudeproxy.wire.json import decode, encode
 from claudeproxy.wire.requests import model_of, read_count, read_messages, read_object
 
 #: So many different losses are told once each; more can only be made up by a client.
@@ -188,7 +187,7 @@ class MessagesAPI:
 
     def _tape(self, request: Request, exchange: Exchange, letter: Letter, answer: Answer, live: Live) -> Tape:
         # Kept as its bytes, until the client has heard something: its values would take more than twice as much.
-        key = partial(_identity_of, request, exchange.session, letter.body) if exchange.session else None
+        key = partial(identity_of, request, exchange.session, letter.body) if exchange.session else None
         terms = Terms(live.settings.interrupt_ms / 1000, live.settings.linger_ms / 1000)
         return Tape(self._clock, key, terms, self.orphanage, answer, exchange.origin)
 
@@ -196,7 +195,7 @@ class MessagesAPI:
         """The answer that the same client asked for before, and then lost."""
         if not len(self.orphanage) or not exchange.session:
             return None
-        tape = self.orphanage.adopt(_identity(request, exchange.session, data))
+        tape = self.orphanage.adopt(identity(request, exchange.session, data))
         if tape is not None:
             exchange.joins(tape.origin)
             exchange.remarks = tuple(tape.remarks)
@@ -278,20 +277,6 @@ def _routed(live: Live, exchange: Exchange, model: str) -> tuple[Route, Backend]
     route, backend = live.route(model)
     exchange.backend, exchange.backend_model, exchange.rule = backend.name, printable(route.model), route.rule
     return route, backend
-
-
-def _identity(request: Request, session: str, data: Mapping[str, Any]) -> Hashable:
-    """Equal for requests that ask for the same answer, however they want it delivered (issue 5)."""
-    asked = {name: value for name, value in data.items() if name not in ("stream", "max_tokens")}
-    if isinstance(asked.get("thinking"), dict):  # the budget follows from max_tokens: Claude Code's is one less
-        asked["thinking"] = {name: value for name, value in asked["thinking"].items() if name != "budget_tokens"}
-    credentials = tuple(map(request.getHeader, (b"x-api-key", b"authorization")))
-    return session, credentials, blake2b(encode(asked), digest_size=16).digest()
-
-
-def _identity_of(request: Request, session: str, body: bytes) -> Hashable:
-    """The same of a body that was read before."""
-    return _identity(request, session, decode(body))
 
 
 def _letter(request: Request, exchange: Exchange, live: Live) -> Letter:
