@@ -180,6 +180,8 @@ class BackendClient:
             if self._clock.seconds() - sent > STALE_WITHIN:
                 raise Refusal(self._unreachable(fault)) from None
         self.resends[self.name] += 1
+        if self._pool is not None:
+            self._pool.closeCachedConnections()  # those that lay idle beside it may be stale as well
         try:  # the pool's connection was stale: once more, nothing was received yet (STYLE P9)
             return await self._journeyed(method, url, body, headers, journey, STALE)
         except ResponseNeverReceived as fault:

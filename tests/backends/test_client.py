@@ -146,6 +146,17 @@ class PostTests(ClientCase):
         response = self.successResultOf(self.post())
         self.assertEqual((response.code, len(self.fake.chats)), (200, 2))
 
+    def test_all_stale(self) -> None:
+        """Nor does anybody if several were closed: what replaces one is not another that was kept."""
+        running = [Deferred.fromCoroutine(self.client.post(URL, b'{"stream":true}', {})) for _ in range(3)]
+        self.network.pump()
+        for response in [self.successResultOf(each) for each in running]:
+            self.successResultOf(self.body(response))
+        for far in self.network.ends[1::2]:
+            far.loseConnection()
+        response = self.successResultOf(self.post())
+        self.assertEqual((response.code, len(self.fake.chats)), (200, 4))
+
     def test_once_only(self) -> None:
         """A server that hangs up on every request is asked twice, and not more often."""
         self.fake.answers = lambda body: Script(steps=[Cut()])
