@@ -176,7 +176,7 @@ class PassThrough:
 
     async def _fitted(self, call: Call, body: bytes, model: str, size: Size) -> Fit:
         """How the prompt fits: counted by the server only where an estimate comes near the window."""
-        window = self._window or (await self._acquaintance.facts(model)).window
+        window = await self._window_of(model)
         known = self._acquaintance.last
         best = self._tally.estimate(model, size)
         silent = known is not None and known.dialect.cuts_silently
