@@ -8,6 +8,7 @@ extensions, trailers, nonsense, the end) is left to Twisted, so that it fares as
 import re
 from collections.abc import Callable
 
+from twisted.python.failure import Failure
 from twisted.web.http import _ChunkedTransferDecoder
 
 #: A chunk's length as nearly every server writes it. Not 0, which is the end, and no more digits than fit any body.
@@ -36,16 +37,25 @@ class ChunkReader(_ChunkedTransferDecoder):
     """Interprets a chunked body; whatever Twisted refuses is refused with the same error."""
 
     dataCallback: Callable[[bytes], None]
+    #: Who is told of a fault, here or where the body is read. Without anybody it is raised.
+    give_up: Callable[[Failure], object] | None = None
 
     def dataReceived(self, data: bytes) -> None:
         """The next bytes of the body, in any split."""
-        state = self.state
-        if state == "CHUNK_LENGTH" and not self._buffer:
-            head = _HEADS.get(len(data)) or _head(len(data))
-            if head and data.startswith(head) and data.endswith(b"\r\n"):
-                self.dataCallback(data[len(head) : -2])  # by far the most frequent: one whole chunk
-                return
-        if state in ("TRAILER", "FINISHED"):
+        try:
+            if self.state == "CHUNK_LENGTH" and not self._buffer:
+                head = _HEADS.get(len(data)) or _head(len(data))
+                if head and data.startswith(head) and data.endswith(b"\r\n"):
+                    self.dataCallback(data[len(head) : -2])  # by far the most frequent: one whole chunk
+                    return
+            self._read(data)
+        except Exception:  # synchronous code, so no cancellation passes here
+            if self.give_up is None:
+                raise
+            self.give_up(Failure())
+
+    def _read(self, data: bytes) -> None:
+        if self.state in ("TRAILER", "FINISHED"):
             super().dataReceived(data)
             return
         if self._buffer:  # a piece of a line: at most a length and its extensions

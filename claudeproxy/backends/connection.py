@@ -36,9 +36,6 @@ def send_at_once(transport: Any) -> None:
 class BackendConnection(BoundedConnection):
     """Speaks HTTP/1.1 with a backend. What one read brings of a body is handed over in one piece."""
 
-    #: The way to the reader of the present answer's body is as short as it can be.
-    _direct = False
-
     def connectionMade(self) -> None:
         super().connectionMade()
         transport: Any = self.transport
@@ -46,7 +43,6 @@ class BackendConnection(BoundedConnection):
             transport.protocol = self  # else the endpoint's wrapper, whose work is done, would stay in between
 
     def request(self, request: Request) -> Deferred[IResponse]:
-        self._direct = False
         answer = super().request(request)
         if self._parser is not None:
             self._parser._transferDecoders = _DECODERS
@@ -55,21 +51,22 @@ class BackendConnection(BoundedConnection):
 
     def dataReceived(self, data: bytes) -> None:
         parser: Any = self._parser
-        if parser is None or parser.line_mode:
+        if parser is None or parser.line_mode or parser._busyReceiving or parser._buffer or parser.paused:
             super().dataReceived(data)
             return
-        if not self._direct:
-            if parser._busyReceiving or parser._buffer or parser.paused:
-                super().dataReceived(data)
-                return
-            if parser.response._state == "CONNECTED":
-                # Its reader stays until the end: no need to ask for each piece who that is.
-                parser.bodyDecoder.dataCallback = parser.response._bodyProtocol.dataReceived
-                self._direct = True
+        decoder, response = parser.bodyDecoder, parser.response
+        if response._state == "CONNECTED" and type(decoder) is ChunkReader:
+            # Its reader stays until the end: no need to ask for each piece who that is, nor who takes chunks apart.
+            decoder.dataCallback, decoder.give_up = response._bodyProtocol.dataReceived, self._giveUp
+            self.dataReceived = decoder.dataReceived  # type: ignore[method-assign]
         try:
-            parser.bodyDecoder.dataReceived(data)
+            decoder.dataReceived(data)
         except Exception:  # synchronous code, so no cancellation passes here
             self._giveUp(Failure())
+
+    def _disconnectParser(self, reason: Any) -> None:
+        self.__dict__.pop("dataReceived", None)  # what the answer before came through is done with
+        super()._disconnectParser(reason)
 
 
 class _Connections(_HTTP11ClientFactory):

@@ -25,7 +25,7 @@ from claudeproxy.backends.hush import NO_HUSH, Hush
 from claudeproxy.backends.journey import Journey
 from claudeproxy.backends.patience import Limits, Patience
 from claudeproxy.backends.vigil import Check, Vigil
-from claudeproxy.model.events import Event, Failed
+from claudeproxy.model.events import Event, Failed, Piece
 from claudeproxy.model.problems import Problem, Refusal, bad_gateway, overloaded
 from claudeproxy.translate.failures import problem_from_answer, seconds_to_wait
 from claudeproxy.wire.packed import KNOWN, BadlyPacked, Unpacker
@@ -52,7 +52,7 @@ class Machine(Structure):
     def begin(self) -> list[Event]: ...
     def keep_alive(self) -> list[Event]: ...
     def receive(self, data: bytes) -> list[Event]: ...
-    def more(self, data: bytes) -> list[Event]: ...
+    def piece(self, data: bytes) -> Piece | None: ...
     def close(self) -> list[Event]: ...
     def fail(self, problem: Problem) -> list[Event]: ...
 
@@ -75,6 +75,8 @@ class Generation(Protocol):
     _ending: Sequence[Callable[[list[Event]], None]] = ()
     #: Takes the backend's key out of its words.
     _hush: Hush = NO_HUSH
+    #: Who is given the pieces of the answer that come alone, past ``deliver``, if anybody is.
+    straight: Callable[[Piece], None] | None = field(default=None, init=False)
     _opening: Deferred[None] | None = field(default=None, init=False)
     _paused: bool = field(default=False, init=False)
     _over: bool = field(default=False, init=False)
@@ -185,8 +187,11 @@ class Generation(Protocol):
                 data = self._unpacker.receive(data)
                 if self._unpacker.idle:
                     self._unpacker = None
-            elif self._listening and (events := self._machine.more(data)):
-                self._deliver(events)  # nothing else can have changed
+            elif self._listening and (piece := self._machine.piece(data)) is not None:
+                if self.straight is not None:  # nothing else can have changed
+                    self.straight(piece)
+                else:
+                    self._deliver([piece])
                 return
             events = self._machine.receive(data)
         except BadlyPacked as fault:
@@ -284,6 +289,7 @@ class Generation(Protocol):
 
     def _conclude(self) -> None:
         self._over = True
+        self.straight = None
         self._stop_watching()
         self._journey.ends(self._clock.seconds(), self._heard if self._received else None, self._received)
 

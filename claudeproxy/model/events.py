@@ -105,6 +105,8 @@ class Failed:
     problem: Problem
 
 
+#: What an answer nearly wholly consists of.
+Piece = TextDelta | ThinkingDelta
 Delta = TextDelta | ThinkingDelta | SignatureDelta | InputDelta
 Event = MessageStart | BlockStart | Delta | BlockStop | MessageDelta | MessageStop | Ping | Failed
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import define, field
 
-from claudeproxy.model.events import Event, TextDelta, ThinkingDelta
+from claudeproxy.model.events import Event, Piece, TextDelta
 from claudeproxy.model.problems import bad_gateway
 from claudeproxy.translate.failures import is_bare_error, problem_from_error
 from claudeproxy.translate.stops import CUTS, Ending, ending_of, shown_reason
@@ -50,7 +50,7 @@ class ChatStream(StreamMachine):
 
     #: How pieces like the last one look.
     _stencil: Stencil | None = field(default=None, init=False)
-    _kind: type[TextDelta] | type[ThinkingDelta] = field(default=TextDelta, init=False)
+    _kind: type[Piece] = field(default=TextDelta, init=False)
     #: Stencils in a row that were of no use.
     _useless: int = field(default=0, init=False)
 
@@ -59,25 +59,27 @@ class ChatStream(StreamMachine):
         """Whether the backend named the end, so that a missing ``[DONE]`` need not be waited for (row 55)."""
         return bool(self._finish) or self.reply.over
 
-    def more(self, data: bytes) -> list[Event]:
-        if self._stencil is None or self.reply.over:
-            return []
-        text = self._stencil.text(data)
+    def piece(self, data: bytes) -> Piece | None:
+        stencil = self._stencil
+        if stencil is None or self.reply.over:
+            return None
+        text = stencil.text(data)
         if not text:
-            return []
+            return None
         self._useless = 0
-        return self._composer.piece(self._kind, text)
+        self._composer.pieces += 1
+        return self._kind(self.reply.index, text)  # as legal as the last one: nothing has happened since
 
     def receive(self, data: bytes) -> list[Event]:
         events = super().receive(data)
         piece = events[0] if len(events) == 1 else None
-        if isinstance(piece, TextDelta | ThinkingDelta):
+        if isinstance(piece, Piece):
             self._learn(data, piece)
         else:
             self._stencil = None
         return events
 
-    def _learn(self, data: bytes, piece: TextDelta | ThinkingDelta) -> None:
+    def _learn(self, data: bytes, piece: Piece) -> None:
         """``data`` were one piece of the answer: the next ones may look the same."""
         kind = type(piece)
         between = type(self._reader) is EventReader and self._reader.between

@@ -5,7 +5,7 @@ from typing import Any
 
 from attrs import define, field
 
-from claudeproxy.model.events import Event, TextDelta, ThinkingDelta
+from claudeproxy.model.events import Piece, ThinkingDelta
 from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.ids import kept_or_minted
 from claudeproxy.translate.reply import Reply
@@ -63,16 +63,11 @@ class Composer:
         """Whether nothing that comes now can be shown any more."""
         return self.hit is not None or self.reply.over
 
-    def is_open(self, kind: type[TextDelta] | type[ThinkingDelta]) -> bool:
-        """Whether all that comes of a kind of which a piece was shown last will be shown as it is."""
+    def is_open(self, kind: type[Piece]) -> bool:
+        """Whether all that comes of a kind of which a piece was shown last will be shown as it is, in its block."""
         if kind is ThinkingDelta:
             return not (self._silent or self._expected.hides_thinking)
         return not (self._silent or self.watches or self._begun or self._tags is not None)
-
-    def piece(self, kind: type[TextDelta] | type[ThinkingDelta], text: str) -> list[Event]:
-        """Shows it; only where `is_open` says so."""
-        self.pieces += 1
-        return self.reply.piece(kind, text)
 
     def think(self, thought: str, field: str, details: Iterable[Any] = ()) -> None:
         """More of the model's thinking: ``field`` is where it was found, and where it goes on the next turn.

@@ -40,7 +40,8 @@ class Reply:
     _grammar: EventMachine = field(factory=EventMachine, init=False)
     _events: list[Event] = field(factory=list, init=False)
     _open: str = field(default="", init=False)
-    _index: int = field(default=0, init=False)
+    #: Of the open block, or of the next one.
+    index: int = field(default=0, init=False)
     #: Whether message_start is out.
     started: bool = field(default=False, init=False)
     #: Whether the last event is out.
@@ -66,22 +67,22 @@ class Reply:
             self._begin(dict(_THINKING if thinks else _TEXT))
             self.kinds[-1] = ""  # it has no content yet
         if self._open == "text":
-            self._add(TextDelta(self._index, ""))
+            self._add(TextDelta(self.index, ""))
         else:
-            self._add(ThinkingDelta(self._index, ""))
+            self._add(ThinkingDelta(self.index, ""))
 
     def text(self, text: str) -> None:
         """More of the answer's text."""
         if self._open != "text":
             self._begin(dict(_TEXT))
         self.kinds[-1] = "text"
-        self._add(TextDelta(self._index, text))
+        self._add(TextDelta(self.index, text))
 
     def more_text(self, text: str) -> bool:
         """The same, if the open block is one of text that has content already; else does nothing and says so."""
         if self._open != "text" or self.kinds[-1] != "text":
             return False
-        event = TextDelta(self._index, text)
+        event = TextDelta(self.index, text)
         self._grammar.admit(event)
         self._events.append(event)
         return True
@@ -89,15 +90,9 @@ class Reply:
     def thinking(self, thinking: str) -> None:
         """More of what the model thinks."""
         self.open_thinking()
-        event = ThinkingDelta(self._index, thinking)
+        event = ThinkingDelta(self.index, thinking)
         self._grammar.admit(event)
         self._events.append(event)
-
-    def piece(self, kind: type[TextDelta] | type[ThinkingDelta], text: str) -> list[Event]:
-        """One more piece of the open block, which is of that kind and has content; taken at once."""
-        event = kind(self._index, text)
-        self._grammar.admit(event)
-        return [event]
 
     def open_thinking(self) -> None:
         """A thinking block, even if none of its text is shown."""
@@ -108,14 +103,14 @@ class Reply:
     def sign(self, signature: str) -> None:
         """Ends the open thinking block with its signature; without one open, does nothing."""
         if self._open == "thinking":
-            self._add(SignatureDelta(self._index, signature))
+            self._add(SignatureDelta(self.index, signature))
             self._stop()
 
     def tool_call(self, id: str, name: str, arguments: str) -> None:
         """A whole call; its arguments leave in pieces of at most `LARGEST_PIECE` bytes."""
         self._begin({"type": "tool_use", "id": id, "name": name, "input": {}})
         for piece in pieces(arguments):
-            self._add(InputDelta(self._index, piece))
+            self._add(InputDelta(self.index, piece))
         self._stop()
 
     def whole_block(self, block: dict[str, object]) -> None:
@@ -127,7 +122,7 @@ class Reply:
         """A call that a server has run already."""
         self._begin({"type": "server_tool_use", "id": id, "name": name, "input": {}})
         for piece in pieces(arguments):
-            self._add(InputDelta(self._index, piece))
+            self._add(InputDelta(self.index, piece))
         self._stop()
 
     def close_block(self) -> None:
@@ -154,14 +149,14 @@ class Reply:
 
     def _begin(self, block: dict[str, object]) -> None:
         self.close_block()
-        self._add(BlockStart(self._index, block))
+        self._add(BlockStart(self.index, block))
         self._open = str(block["type"])
         self.kinds.append(self._open)
 
     def _stop(self) -> None:
-        self._add(BlockStop(self._index))
+        self._add(BlockStop(self.index))
         self._open = ""
-        self._index += 1
+        self.index += 1
 
     def _add(self, event: Event) -> None:
         self._grammar.admit(event)

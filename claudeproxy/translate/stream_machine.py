@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import define, evolve, field
 
-from claudeproxy.model.events import Event, Usage
+from claudeproxy.model.events import Event, Piece, Usage
 from claudeproxy.model.problems import Problem, bad_gateway, overloaded
 from claudeproxy.translate.composer import Composer
 from claudeproxy.translate.expected import Expected
@@ -95,10 +95,10 @@ class StreamMachine:
             self._read(data)
         return self.reply.take()
 
-    def more(self, data: bytes) -> list[Event]:
-        """The same, if the bytes are one more piece like the last one, by a shorter way; else nothing has happened, and
-        they are to be received."""
-        return []
+    def piece(self, data: bytes) -> Piece | None:
+        """The one event that follows, if the bytes are no more than another piece like the last one; else nothing has
+        happened, and they are to be received. A shorter way for what an answer nearly wholly consists of."""
+        return None
 
     def close(self) -> list[Event]:
         """The events that follow from the body's end: the answer's own end, or its failure (rows 50, 55)."""

@@ -13,9 +13,8 @@ from claudeproxy.model.events import (
     MessageDelta,
     MessageStart,
     MessageStop,
+    Piece,
     Ping,
-    TextDelta,
-    ThinkingDelta,
     tells,
 )
 from claudeproxy.model.problems import Problem, stopping
@@ -27,7 +26,6 @@ from claudeproxy.wire.events import encode_event, problem_json, stream_bytes
 from claudeproxy.wire.json import encode
 
 _LAST = (MessageStop, Failed)
-_PIECES = (TextDelta, ThinkingDelta)
 
 
 def answer_json(request: Request, value: Any, status: int = 200) -> bytes:
@@ -62,6 +60,9 @@ class Answer(Protocol):
 
     def deliver(self, events: list[Event]) -> None:
         """The next events; the last one is MessageStop or Failed."""
+
+    def take(self, piece: Piece) -> None:
+        """The same for one piece, once an event was delivered that tells of the answer."""
 
     async def carry(self, tape: Tape) -> bytes | None:
         """Until the answer is out. What it returns is still to be written. Cancelling leaves the tape."""
@@ -143,12 +144,6 @@ class StreamAnswer:
             return
         now = self._clock.seconds()
         last = events[-1]
-        if self._noted and self._committed and len(events) == 1 and type(last) in _PIECES:  # by far the most frequent
-            self._request.write(encode_event(last))
-            self._written = now
-            if tells(last):
-                self._heard = now
-            return
         ends = isinstance(last, _LAST)
         if ends or not self._noted:
             _note(self._exchange, events, self._tape, now)
@@ -168,6 +163,13 @@ class StreamAnswer:
             self._heard = now
         if ends:
             self._finish()
+
+    def take(self, piece: Piece) -> None:
+        if self._noted and self._committed and not self._over:  # by far the most frequent
+            self._written = self._heard = self._clock.seconds()
+            self._request.write(encode_event(piece))
+        else:
+            self.deliver([piece])
 
     async def carry(self, tape: Tape) -> bytes | None:
         if not self._over:
@@ -283,6 +285,9 @@ class WholeAnswer:
         if isinstance(last, _LAST):
             self._refused = last.problem if isinstance(last, Failed) else None
             self._done.callback(None)
+
+    def take(self, piece: Piece) -> None:
+        self.deliver([piece])
 
     async def carry(self, tape: Tape) -> bytes | None:
         self._tape = tape

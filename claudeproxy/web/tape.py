@@ -15,6 +15,7 @@ from claudeproxy.model.events import (
     InputDelta,
     MessageStart,
     MessageStop,
+    Piece,
     TextDelta,
     ThinkingDelta,
     tells,
@@ -47,6 +48,9 @@ class Listener(Protocol):
 
     def deliver(self, events: list[Event]) -> None:
         """The next events; the last one is MessageStop or Failed."""
+
+    def take(self, piece: Piece) -> None:
+        """The same for one piece, once an event was delivered that tells of the answer."""
 
 
 @implementer(IPushProducer)
@@ -105,6 +109,8 @@ class Tape:
             self._listener.deliver([self._renamed(event) for event in events] if self._id else events)
             if self.over:
                 self._let_go()
+            elif self._kept is None and self._listener.streams and self._generation is not None:
+                self._generation.straight = self._listener.take  # nothing is left for the tape to do with them
         elif self.failed or self._size > LARGEST:
             self._orphanage.bury(self)
 

@@ -288,7 +288,7 @@ class ChatStreamTests(SynchronousTestCase):
 
 
 class ShortWayTests(SynchronousTestCase):
-    """`more`: pieces that look like the last one."""
+    """`piece`: events that look like the last one."""
 
     def both(self, deltas: list[dict[str, Any]], taken: int, **expected: Any) -> None:
         """Both ways say the same, and so many pieces went the short one."""
@@ -297,9 +297,9 @@ class ShortWayTests(SynchronousTestCase):
         said: list[Event] = []
         shortly = 0
         for piece in pieces:
-            events = short.more(piece)
-            shortly += bool(events)
-            said += events or short.receive(piece)
+            event = short.piece(piece)
+            shortly += event is not None
+            said += short.receive(piece) if event is None else [event]
         self.assertEqual(said + short.close(), fed(long, pieces))
         self.assertEqual((shortly, short.spoken, short.remarks), (taken, long.spoken, long.remarks))
 
@@ -336,7 +336,7 @@ class ShortWayTests(SynchronousTestCase):
         ]
         stream = machine()
         fed(stream, pieces)
-        self.assertEqual(stream.more(pieces[2]), [])
+        self.assertIsNone(stream.piece(pieces[2]))
 
     def test_ever_new(self) -> None:
         """A server that puts something new into each event is not looked at again and again."""

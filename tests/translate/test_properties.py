@@ -43,7 +43,10 @@ def answered(pieces: Iterable[bytes], expected: Expected, ending: str = "close",
     """All events of an answer; fed further than its end, as a relay might. ``shortly`` tries the short way first."""
     numbers = iter(range(1, 10**6))
     machine = ChatStream(Reply("msg_1", "claude-x"), expected, lambda: f"u{next(numbers)}")
-    events = [event for piece in pieces for event in (shortly and machine.more(piece)) or machine.receive(piece)]
+    events: list[Event] = []
+    for piece in pieces:
+        event = machine.piece(piece) if shortly else None
+        events += machine.receive(piece) if event is None else [event]
     events += machine.close() if ending == "close" else machine.fail(bad_gateway("it broke off"))
     return events + machine.receive(DONE) + machine.close() + machine.fail(bad_gateway("too late"))
 

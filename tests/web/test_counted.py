@@ -73,7 +73,7 @@ class CountedTests(SynchronousTestCase):
 
         with patch.object(stream_machine, "decode", counted):
             for each in events:
-                if each and not machine.more(each):
+                if each and not machine.piece(each):
                     machine.receive(each)
         self.assertEqual(machine.reply.kinds, ["text"])
         self.assertLess(len(decoded), 8)
