@@ -10,7 +10,7 @@ from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimedOut
-from twisted.internet.interfaces import IConsumer, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import HTTPConnectionPool, ResponseDone, ResponseNeverReceived
@@ -19,7 +19,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from claudeproxy.backends.connection import BackendAgent, BackendPool, ready_url
+from claudeproxy.backends.connection import BackendAgent, BackendPool, BytesBody, ready_url
 from claudeproxy.backends.hush import NO_HUSH, Hush
 from claudeproxy.backends.journey import STALE, Journey
 from claudeproxy.model.problems import Problem, Refusal, overloaded
@@ -38,32 +38,6 @@ QUESTION_TIME = 5.0
 LONGEST_ERROR = 64 * 1024
 #: Other answers that are read whole: model lists, properties, counts.
 LONGEST_ANSWER = 16 * 1024 * 1024
-
-
-@implementer(IBodyProducer)
-@define(eq=False)
-class BytesBody:
-    """A request body that is at hand as a whole. It is given away once: Twisted holds it until the answer has ended."""
-
-    _data: bytes
-    length: int = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.length = len(self._data)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        data, self._data = self._data, b""
-        consumer.write(data)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        """Nothing to pause: all was written at once."""
-
-    def resumeProducing(self) -> None:
-        """Nothing to resume."""
-
-    def stopProducing(self) -> None:
-        """Nothing to stop."""
 
 
 class NoCookies(CookieJar):

@@ -4,18 +4,19 @@ every request to a place found out but once."""
 from functools import lru_cache, partial
 from typing import Any
 
-from attrs import frozen
+from attrs import define, field, frozen
 from hyperlink import EncodedURL
 from twisted.internet import tcp
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
-from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IConsumer, IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
 from twisted.web._newclient import HTTPClientParser, Request, _ensureValidURI
 from twisted.web.client import URI, Agent, HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IBodyProducer, IResponse
+from zope.interface import implementer
 
 from claudeproxy.backends.bounded import BoundedConnection
 from claudeproxy.backends.chunks import ChunkReader
@@ -26,11 +27,71 @@ _KNOWN_URLS = 64
 _DECODERS = {**HTTPClientParser._transferDecoders, b"chunked": ChunkReader}
 
 
-def send_at_once(transport: Any) -> None:
-    """What was written leaves now, as far as the socket takes it, and not after a round through the reactor. Under TLS
-    it goes the ordinary way."""
-    if type(transport) is tcp.Client and transport.connected and transport.doWrite() is not None:
-        transport.startWriting()  # broken: the reactor meets the same again, and knows whom to tell
+@implementer(IBodyProducer)
+@define(eq=False)
+class BytesBody:
+    """A request body that is at hand as a whole. It is given away once: Twisted holds it until the answer has ended."""
+
+    _data: bytes
+    length: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.length = len(self._data)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        data, self._data = self._data, b""
+        consumer.write(data)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """Nothing to pause: all was written at once."""
+
+    def resumeProducing(self) -> None:
+        """Nothing to resume."""
+
+    def stopProducing(self) -> None:
+        """Nothing to stop."""
+
+    def take(self) -> bytes:
+        """Instead of all that."""
+        data, self._data = self._data, b""
+        return data
+
+
+class _Lines(list[bytes]):
+    """Collects what is written to it."""
+
+    writeSequence = list.extend
+
+
+class WholeRequest(Request):
+    """A request whose body is at hand, if it has one: it is written in one piece, without the machinery for a body that
+    is still being made."""
+
+    bodyProducer: BytesBody | None
+
+    def writeTo(self, transport: Any) -> Deferred[None]:
+        body = b"" if self.bodyProducer is None else self.bodyProducer.take()
+        lines = _Lines()
+        has_length = self.bodyProducer is not None or self.method in (b"PUT", b"POST")
+        self._writeHeaders(lines, b"Content-Length: %d\r\n" % len(body) if has_length else None)
+        lines.append(body)
+        send_at_once(transport, b"".join(lines))
+        return succeed(None)
+
+
+def send_at_once(transport: Any, data: bytes) -> None:
+    """Writes what the socket takes now, and not after a round through the reactor, and leaves the rest to that. Under
+    TLS it goes the ordinary way."""
+    is_idle = type(transport) is tcp.Client and not (transport.dataBuffer or transport._tempDataBuffer)
+    if is_idle and transport.connected:
+        try:
+            sent = transport.socket.send(data)
+        except OSError:
+            sent = 0  # it takes nothing now, or is broken: the reactor will find out, and tell whom it concerns
+        data = data[sent:]
+    if data:
+        transport.write(data)
 
 
 class BackendConnection(BoundedConnection):
@@ -46,7 +107,6 @@ class BackendConnection(BoundedConnection):
         answer = super().request(request)
         if self._parser is not None:
             self._parser._transferDecoders = _DECODERS
-            send_at_once(self.transport)
         return answer
 
     def dataReceived(self, data: bytes) -> None:
@@ -98,6 +158,8 @@ class _Place:
     #: As the Host header says it.
     host: bytes
     endpoint: IStreamClientEndpoint
+    #: As the request's first line says it.
+    path: bytes
     #: Under which the pool keeps connections to it.
     key: tuple[bytes, bytes, int]
 
@@ -114,15 +176,18 @@ class BackendAgent(Agent):
         self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
     ) -> Deferred[IResponse]:
         place = self._place(uri)
-        if headers is not None and not headers.hasHeader(b"host"):
-            headers.addRawHeader(b"host", place.host)  # else Twisted makes a copy to do so
-        path = place.uri.originForm
-        return self._requestWithEndpoint(place.key, place.endpoint, method, place.uri, headers, bodyProducer, path)
+        headers = Headers() if headers is None else headers
+        if not headers.hasHeader(b"host"):
+            headers.addRawHeader(b"host", place.host)  # Twisted makes a copy to do so
+        kind = WholeRequest if bodyProducer is None or type(bodyProducer) is BytesBody else Request
+        request = kind._construct(method, place.path, headers, bodyProducer, self._pool.persistent, place.uri)
+        connected = self._pool.getConnection(place.key, place.endpoint)
+        return connected.addCallback(lambda connection: connection.request(request))
 
     def _find(self, url: bytes) -> _Place:
         uri = URI.fromBytes(_ensureValidURI(url.strip()))
         host = self._computeHostValue(uri.scheme, uri.host, uri.port)
-        return _Place(uri, host, self._endpoint(uri), (uri.scheme, uri.host, uri.port))
+        return _Place(uri, host, self._endpoint(uri), uri.originForm, (uri.scheme, uri.host, uri.port))
 
     def _endpoint(self, uri: URI) -> IStreamClientEndpoint:
         host = uri.host.decode("ascii", "replace")
