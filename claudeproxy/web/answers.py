@@ -21,6 +21,7 @@ from claudeproxy.model.problems import Problem, stopping
 from claudeproxy.translate.message import MessageAssembly
 from claudeproxy.translate.usage import scaled
 from claudeproxy.web.exchange import Exchange
+from claudeproxy.web.site import in_one_write
 from claudeproxy.web.tape import Tape
 from claudeproxy.wire.events import encode_event, problem_json, stream_bytes
 from claudeproxy.wire.json import encode
@@ -157,12 +158,16 @@ class StreamAnswer:
         if self.scale != 1.0:
             events = _told(events, self.scale)
         id = self._exchange.id if ends else ""  # only failures say it
-        self._request.write(encode_event(last, id) if len(events) == 1 else stream_bytes(events, id))
+        data = encode_event(last, id) if len(events) == 1 else stream_bytes(events, id)
+        if ends:
+            with in_one_write(self._request):  # with the end of the body
+                self._request.write(data)
+                self._finish()
+            return
+        self._request.write(data)
         self._written = now
         if tells(last) or any(map(tells, events)):
             self._heard = now
-        if ends:
-            self._finish()
 
     def take(self, piece: Piece) -> None:
         if self._noted and self._committed and not self._over:  # by far the most frequent

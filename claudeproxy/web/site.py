@@ -2,7 +2,8 @@
 
 import re
 import select
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from heapq import nsmallest
 from io import BytesIO
 from typing import Any
@@ -46,6 +47,12 @@ def is_readable(descriptor: Any) -> bool:
     poll = select.poll()
     poll.register(number, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def in_one_write(request: Any) -> AbstractContextManager[None]:
+    """What is written to the request's connection meanwhile leaves together, if the connection is one of ours."""
+    channel = request.channel
+    return channel.in_one_write() if isinstance(channel, KnownChannel) else nullcontext()
 
 
 class BoundedRequest(Request):
@@ -103,7 +110,8 @@ class BoundedRequest(Request):
             self.sentLength += len(data)
             self.channel.write_promptly(b"%x\r\n%b\r\n" % (len(data), data))
         else:
-            super().write(data)
+            with self.channel.in_one_write():  # its headers and the first of its body
+                super().write(data)
 
     def gotLength(self, length: int | None) -> None:
         self.content = BytesIO()
@@ -131,8 +139,10 @@ class KnownChannel(TimedChannel):
 
     site: "ProxySite"
     _farewell: IDelayedCall | None = None
-    #: Writes what is not to wait for the reactor's next round, where the transport can do that.
+    #: Writes without waiting for the reactor's next round, where the transport can do that.
     write_promptly: Callable[[bytes], None]
+    #: What is to leave in one write.
+    _gathered: list[bytes] | None
 
     def requestDone(self, request: Any) -> None:
         super().requestDone(request)  # what came meanwhile is read now
@@ -178,12 +188,47 @@ class KnownChannel(TimedChannel):
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
         # As Twisted does, but in one piece: it gives its transport each word, and that looks at each of them thrice.
         lines = [b"%b: %b\r\n" % (name, value) for name, values in headers.getAllRawHeaders() for value in values]
-        self.write(b"%b %b %b\r\n%b\r\n" % (version, code, reason, b"".join(lines)))
+        self.write_promptly(b"%b %b %b\r\n%b\r\n" % (version, code, reason, b"".join(lines)))
+
+    def write(self, data: bytes) -> None:
+        self.write_promptly(data)
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        self.write_promptly(b"".join(iovec))
+
+    @contextmanager
+    def in_one_write(self) -> Iterator[None]:
+        """What is written meanwhile leaves at the end, or before the connection does, together."""
+        if self._gathered is not None:
+            yield
+            return
+        self._gathered = []
+        self.write_promptly = self._gathered.append
+        try:
+            yield
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        gathered, self._gathered = self._gathered, None
+        self.write_promptly = self._outlet
+        if gathered:
+            self.write_promptly(gathered[0] if len(gathered) == 1 else b"".join(gathered))
+
+    @property
+    def _outlet(self) -> Callable[[bytes], None]:
+        transport: Any = self.transport
+        outlet: Callable[[bytes], None] = getattr(transport, "write_promptly", transport.write)
+        return outlet
+
+    def loseConnection(self) -> None:
+        if self._gathered is not None:
+            self._release()
+        super().loseConnection()
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        transport: Any = self.transport
-        self.write_promptly = getattr(transport, "write_promptly", transport.write)
+        self._gathered, self.write_promptly = None, self._outlet
         self.site.opened(self, self._wait.terms.most_connections)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted always gives a reason

@@ -13,7 +13,7 @@ from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.reply import Reply
 from claudeproxy.wire.json import decode
 from tests.fakes.house import BACKEND_PORT, House, body
-from tests.fakes.openai import text
+from tests.fakes.openai import Script, Wait, text
 from tests.fakes.scripts import step_bytes
 from tests.stream_checker import check_stream
 
@@ -40,13 +40,35 @@ class CountedTests(SynchronousTestCase):
         self.house.network.listenTCP(9001, Factory.forProtocol(InOneRead))
 
     def test_writes(self) -> None:
-        """All events of one read leave in one write, however many chunks of HTTP they came in."""
-        caller = self.house.ask("POST", "/v1/messages", body())
-        self.assertEqual(check_stream(caller.body).text, "".join(WORDS))
-        headers, events, end = caller.reads
-        self.assertTrue(headers.endswith(b"\r\n\r\n"))
-        self.assertEqual(events.count(b"event: content_block_delta"), len(WORDS))
-        self.assertEqual(end, b"0\r\n\r\n")
+        """All that follows from one read leaves in one write, however many chunks of HTTP it came in: the headers, the
+        events and the end, also if the connection ends with them."""
+        for headers in ({}, {"Connection": "close"}):
+            caller = self.house.ask("POST", "/v1/messages", body(), headers)
+            self.assertEqual(check_stream(caller.body).text, "".join(WORDS))
+            (written,) = caller.reads
+            self.assertTrue(written.startswith(b"HTTP/1.1 200 OK\r\n"))
+            self.assertEqual(written.count(b"event: content_block_delta"), len(WORDS))
+            self.assertTrue(written.endswith(b"\r\n0\r\n\r\n"))
+
+    def test_writes_by_and_by(self) -> None:
+        """Of an answer that comes by and by there is a write for each read: the first with the headers, the last with
+        the end."""
+        house = House()
+        caller = house.chat(Script(steps=[each for step in text("one ", "two").steps for each in (step, Wait(1))]))
+        house.pass_time(20)
+        self.assertEqual(check_stream(caller.body).text, "one two")
+        first, *others = caller.reads
+        self.assertTrue(first.startswith(b"HTTP/1.1 200 OK\r\n"))
+        self.assertIn(b"event: message_start", first)
+        self.assertIn(b"event: message_stop", others[-1])
+        self.assertTrue(others[-1].endswith(b"\r\n0\r\n\r\n"))
+        self.assertEqual([each.count(b"event: content_block_delta") for each in (first, *others)], [1, 1, 0])
+
+    def test_whole(self) -> None:
+        """An answer that is no stream, and a refusal, are one write each."""
+        house = House()
+        self.assertEqual(len(house.ask("POST", "/v1/messages", body(stream=False)).reads), 1)
+        self.assertEqual(len(house.ask("POST", "/v1/messages", {}).reads), 1)
 
     def test_decodings(self) -> None:
         """Each event's JSON is decoded once."""
