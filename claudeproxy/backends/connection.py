@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.interfaces import IAddress, IConsumer, IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
-from twisted.web._newclient import HTTPClientParser, Request, _ensureValidURI
+from twisted.web._newclient import HTTPClientParser, Request, TransportProxyProducer, _ensureValidURI
 from twisted.web.client import URI, Agent, HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IBodyProducer, IResponse
@@ -94,8 +94,36 @@ def send_at_once(transport: Any, data: bytes) -> None:
         transport.write(data)
 
 
+class _Hesitant(TransportProxyProducer):
+    """Twisted pauses a connection while nobody has asked for the body of its answer, which nearly always happens in the
+    same moment: then the reactor need not forget the connection and learn of it again."""
+
+    _is_new = True
+    _is_due = False
+
+    def pauseProducing(self) -> None:
+        if self._is_new:
+            self._is_new, self._is_due = False, True
+        else:
+            super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        if self._is_due:
+            self._is_due = False
+        else:
+            super().resumeProducing()
+
+    def settle(self) -> None:
+        """The moment is over."""
+        if self._is_due:
+            self._is_due = False
+            super().pauseProducing()
+
+
 class BackendConnection(BoundedConnection):
     """Speaks HTTP/1.1 with a backend. What one read brings of a body is handed over in one piece."""
+
+    _transportProxy: _Hesitant | None
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -107,12 +135,16 @@ class BackendConnection(BoundedConnection):
         answer = super().request(request)
         if self._parser is not None:
             self._parser._transferDecoders = _DECODERS
+            self._transportProxy = _Hesitant(self.transport)
+            self._parser.transport = self._transportProxy  # type: ignore[assignment]  # as Twisted does
         return answer
 
     def dataReceived(self, data: bytes) -> None:
         parser: Any = self._parser
         if parser is None or parser.line_mode or parser._busyReceiving or parser._buffer or parser.paused:
             super().dataReceived(data)
+            if self._transportProxy is not None:
+                self._transportProxy.settle()
             return
         decoder, response = parser.bodyDecoder, parser.response
         if response._state == "CONNECTED" and type(decoder) is ChunkReader:

@@ -208,6 +208,17 @@ class HeadTests(HostileCase):
                     check_error(caller.json, caller.status)
                 caller.leave()
 
+    def test_known_names(self) -> None:
+        """A header whose name came before, in the same spelling, is read as strictly as the first of its name."""
+        for name in (b"X-Known", b"x-known"):
+            good = self.house.caller().send(post(length(), name + b": a", name + b":\tb \t", name + b":"))
+            check_message(good.json)
+            for value in (b"a\0b", b"a\rb", b"a\r"):
+                self.assert_closed(post(length(), name + b": " + value), 400)
+        self.assert_closed(post(length(), *[b"x-known: a"] * 600), 431)
+        self.house.caller().send(post(length()))
+        self.assert_closed(post(length(), length()), 400)
+
     def test_no_injection(self) -> None:
         """Nothing that a client sends becomes a header of ours."""
         for path in ("/v1/messages%0d%0ax-evil:%20yes", "/%0d%0ax-evil:yes", "/v1/models/a%0d%0ax-evil: yes", "//x"):
