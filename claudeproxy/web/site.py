@@ -20,6 +20,7 @@ from claudeproxy.model.problems import Problem, full
 from claudeproxy.web.channel import TimedChannel
 from claudeproxy.web.guard import check_one_host
 from claudeproxy.web.limits import COME_AGAIN, Terms
+from claudeproxy.web.turns import Turns
 
 #: RFC 9112 3.2.2: a request for a whole address, and its host, which counts for more than the header.
 _WHOLE_ADDRESS = re.compile(rb"https?://(?P<host>[^/?#]+)", re.IGNORECASE)
@@ -93,6 +94,11 @@ class BoundedRequest(Request):
             self.channel.persistent = False
 
     def process(self) -> None:
+        self.site.turns.take(self._begin)
+
+    def _begin(self) -> None:
+        if self._disconnected:
+            return
         if self.site.is_draining:
             self.be_the_last()
         if self._content_types:
@@ -263,6 +269,7 @@ class ProxySite(Site):
         self.terms = terms
         self.welcome = welcome
         self.longest_body = longest_body
+        self.turns = Turns(reactor)
         self._connections: set[KnownChannel] = set()
         self.reactor: Any = reactor
         self._farewell: Deferred[None] | None = None

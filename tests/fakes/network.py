@@ -301,7 +301,7 @@ class Network(MemoryReactorClock):
     def pump(self) -> None:  # type: ignore[override]
         """Until nothing moves any more."""
         for _ in range(1_000_000):
-            if not self._step():
+            if not self._step() and not self._due():
                 return
         raise AssertionError("it never comes to rest")
 
@@ -319,6 +319,13 @@ class Network(MemoryReactorClock):
             self.pump()
         self.advance(max(0.0, end - self.seconds()))
         self.pump()
+
+    def _due(self) -> bool:
+        """Does what waits for the next round of the reactor; False if nothing does."""
+        if min((call.getTime() for call in self.getDelayedCalls()), default=self.seconds() + 1) > self.seconds():
+            return False
+        self.advance(0)
+        return True
 
     def _step(self) -> bool:
         if self.later:

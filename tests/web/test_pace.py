@@ -165,6 +165,7 @@ class IdleTests(PaceCase):
         caller = self.house.caller()
         self.patch(self.house.network, "callLater", count)
         for _ in range(10):
+            self.house.pass_time(0.01)
             caller.ask("GET", "/health")
         self.assertEqual(made, [])
 
