@@ -6,6 +6,7 @@ request that began it.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -102,8 +103,7 @@ class Journey:
         self, now: float, url: str, body: bytes | None, headers: Iterable[Header], why: str = ""
     ) -> Iterable[Header]:
         """A request is about to leave; gives its headers back, with those of the trace."""
-        parts = urlsplit(url)
-        attempt = Attempt(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", len(body or b""), now, why)
+        attempt = Attempt(_server_of(url), len(body or b""), now, why)
         self.attempts.append(attempt)
         if self.keep and body:
             self.kept.pop("sent", None)
@@ -134,6 +134,12 @@ class Journey:
         """Who is to be given the answer's body in the place of ``reader``: itself, if nothing is kept of it. ``hide``
         takes out what nobody may see."""
         return _Ear(reader, lambda what, data: self.keeps(what, hide(data))) if self.keep else reader
+
+
+@lru_cache(64)
+def _server_of(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 @define(eq=False)

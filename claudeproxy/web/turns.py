@@ -12,7 +12,7 @@ from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 
 #: What begins so soon after another has begun, in seconds, may be of the same round.
-_SAME_ROUND = 0.001
+_SAME_ROUND = 0.0003
 
 
 @define(eq=False)
