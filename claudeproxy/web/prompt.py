@@ -5,10 +5,11 @@ two calls of the kernel to begin and end that wait, and one more round of the re
 that reads takes it at once, as it nearly always does; only what it does not take needs the wait.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet import tcp, unix
+from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper  # there is no public name for it
 
 
 class _Prompt:
@@ -48,6 +49,19 @@ class PromptUNIXServer(_Prompt, unix.Server):
 
 
 _KINDS = {tcp.Server: PromptServer, unix.Server: PromptUNIXServer}
+
+
+def prompt_writer(transport: Any) -> Callable[[bytes], None]:
+    """How to write to a connection at once where that can be, else its own ``write``.
+
+    It is not enough to ask ``transport`` for a `write_promptly`: Twisted's wrappers give out what is beneath them for
+    their own, and TLS is such a wrapper, past which the bytes would leave as they are.
+    """
+    beneath = transport
+    while type(beneath) is HAProxyProtocolWrapper:  # it changes nothing that is written
+        beneath = beneath.transport
+    writer: Callable[[bytes], None] = beneath.write_promptly if isinstance(beneath, _Prompt) else transport.write
+    return writer
 
 
 def make_prompt(ports: Iterable[Any]) -> None:

@@ -20,6 +20,7 @@ from claudeproxy.model.problems import Problem, full
 from claudeproxy.web.channel import TimedChannel
 from claudeproxy.web.guard import check_one_host
 from claudeproxy.web.limits import COME_AGAIN, Terms
+from claudeproxy.web.prompt import prompt_writer
 from claudeproxy.web.turns import Turns
 
 #: RFC 9112 3.2.2: a request for a whole address, and its host, which counts for more than the header.
@@ -220,15 +221,9 @@ class KnownChannel(TimedChannel):
 
     def _release(self) -> None:
         gathered, self._gathered = self._gathered, None
-        self.write_promptly = self._outlet
+        self.write_promptly = prompt_writer(self.transport)
         if gathered:
             self.write_promptly(gathered[0] if len(gathered) == 1 else b"".join(gathered))
-
-    @property
-    def _outlet(self) -> Callable[[bytes], None]:
-        transport: Any = self.transport
-        outlet: Callable[[bytes], None] = getattr(transport, "write_promptly", transport.write)
-        return outlet
 
     def loseConnection(self) -> None:
         if self._gathered is not None:
@@ -237,7 +232,7 @@ class KnownChannel(TimedChannel):
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        self._gathered, self.write_promptly = None, self._outlet
+        self._gathered, self.write_promptly = None, prompt_writer(self.transport)
         self.site.opened(self, self._wait.terms.most_connections)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted always gives a reason

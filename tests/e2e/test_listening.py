@@ -182,10 +182,10 @@ def shown(connection: http.client.HTTPSConnection) -> str:
 
 
 @contextmanager
-def tls_daemon(folder: Path) -> Iterator[Daemon]:
+def tls_daemon(folder: Path, **variables: str) -> Iterator[Daemon]:
     certificate(folder / "server.pem", "first")
     where = f"ssl:0:privateKey={folder}/server.pem:interface=127.0.0.1"
-    with ready(start(folder / "d", variables={**NOBODY, "PORT": "", "LISTEN": where})) as daemon:
+    with ready(start(folder / "d", variables={**NOBODY, **variables, "PORT": "", "LISTEN": where})) as daemon:
         daemon.port = int(daemon.logged(r"listens on https://127\.0\.0\.1:(\d+)")[1])
         yield daemon
 
@@ -202,6 +202,26 @@ def test_tls(tmp_path: Path) -> None:
         with pytest.raises(OSError), closing(over_tls(daemon.port, ssl.TLSVersion.TLSv1_1)) as connection:
             asked(connection)
         assert "Traceback" not in daemon.log
+
+
+def test_stream_over_tls(tmp_path: Path) -> None:
+    """Every event of a stream is encrypted, and leaves when it happens; so is every other answer on the connection."""
+    with slow_backend(tmp_path, 10, 0.3) as variables, tls_daemon(tmp_path, **variables) as daemon:
+        for newest in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            with closing(over_tls(daemon.port, newest)) as connection:
+                for stream in (True, False):
+                    said = json.dumps(hello(stream=stream, max_tokens=100))
+                    connection.request("POST", "/v1/messages", said, {"content-type": "application/json"})
+                    answer = connection.getresponse()
+                    if stream:
+                        begun = time.monotonic()
+                        first = b"".join(iter(answer.readline, b"event: content_block_delta\n"))
+                        assert time.monotonic() - begun < 2
+                        checked = check_stream(first + b"event: content_block_delta\n" + answer.read())
+                        assert checked.text.split() == [f"word{number}" for number in range(10)]
+                    else:
+                        assert "word9" in json.loads(answer.read())["content"][0]["text"]
+                assert asked(connection, "/v1/nothing")[0] == 404
 
 
 def test_new_certificate(tmp_path: Path) -> None:

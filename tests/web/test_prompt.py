@@ -9,12 +9,15 @@ from twisted.internet import main, tcp, unix
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
-from twisted.internet.testing import MemoryReactor
+from twisted.internet.testing import MemoryReactor, StringTransport
+from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper, HAProxyWrappingFactory
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from claudeproxy.web.prompt import PromptServer, PromptUNIXServer, make_prompt
+from claudeproxy.web.prompt import PromptServer, PromptUNIXServer, make_prompt, prompt_writer
 
 LARGE = bytes(range(256)) * 4096
 
@@ -289,3 +292,24 @@ class PortTests(SynchronousTestCase):
         self.assertEqual([each.transport for each in ports], [PromptServer, PromptUNIXServer])
         make_prompt(ports)
         self.assertEqual([each.transport for each in ports], [PromptServer, PromptUNIXServer])
+
+
+class WriterTests(PromptCase):
+    """`prompt_writer`."""
+
+    def test_ours(self) -> None:
+        """A connection of ours, and one that only had its client's address read before it, are written to at once."""
+        self.assertEqual(prompt_writer(self.transport), self.transport.write_promptly)
+        wrapped = HAProxyProtocolWrapper(HAProxyWrappingFactory(Factory()), Protocol())
+        wrapped.makeConnection(self.transport)
+        self.assertEqual(prompt_writer(wrapped), self.transport.write_promptly)
+
+    def test_wrapped(self) -> None:
+        """What changes what is written is not passed by, though it gives out what is beneath it for its own."""
+        for wrapper in (TLSMemoryBIOProtocol, ProtocolWrapper):
+            wrapped = wrapper(WrappingFactory(Factory()), Protocol())
+            wrapped.transport = self.transport
+            self.assertTrue(hasattr(wrapped, "write_promptly"))
+            self.assertEqual(prompt_writer(wrapped), wrapped.write)
+        plain = StringTransport()
+        self.assertEqual(prompt_writer(plain), plain.write)
