@@ -52,8 +52,8 @@ def is_readable(descriptor: Any) -> bool:
 
 
 def in_one_write(request: Any) -> AbstractContextManager[None]:
-    """What is written to the request's connection meanwhile leaves together, if the connection is one of ours."""
-    channel = request.channel
+    """What is written to the request's connection meanwhile leaves together, if it has one that is ours."""
+    channel = getattr(request, "channel", None)  # none any more if its client is gone, or has its answer
     return channel.in_one_write() if isinstance(channel, KnownChannel) else nullcontext()
 
 
@@ -117,7 +117,7 @@ class BoundedRequest(Request):
             self.sentLength += len(data)
             self.channel.write_promptly(b"%x\r\n%b\r\n" % (len(data), data))
         else:
-            with self.channel.in_one_write():  # its headers and the first of its body
+            with in_one_write(self):  # its headers and the first of its body
                 super().write(data)
 
     def gotLength(self, length: int | None) -> None:

@@ -510,6 +510,19 @@ class VanishingTests(StreamCase):
 class ConnectionTests(StreamCase):
     """Connections to the backend."""
 
+    def test_nobody_there(self) -> None:
+        """What is written to a client that is gone, before its answer began or after, goes to nobody."""
+        for begun in (False, True):
+            caller = self.chat(silent(headers=False))
+            if begun:
+                self.pass_time(3)
+            (request,) = self.house.proxy._exchanges._running
+            caller.vanish()
+            self.house.network.pump()
+            request.write(b"event: ping")
+            self.assertEqual(caller.answered, begun)
+        self.assert_idle()
+
     def test_kept(self) -> None:
         """After a whole answer the connection serves the next request; after a cut one it does not."""
         self.pass_time(10)
