@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures there")
     parser.add_argument("--peer", nargs=3, action="append", default=[], metavar=("NAME", "PATH", "COMMAND"))
     arguments = parser.parse_args()
-    with TemporaryDirectory() as folder, many_descriptors():
+    with TemporaryDirectory() as folder, many_descriptors(), peers.kept_aside():
         figures = asyncio.run(run(Path(folder), [peers.Peer(*each) for each in arguments.peer]))
     machine = f"{processor()}, {platform.python_implementation()} {platform.python_version()}"
     when = datetime.now(UTC).date().isoformat()

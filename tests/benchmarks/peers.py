@@ -54,6 +54,20 @@ def pinned(core: int) -> list[str]:
 
 
 @contextmanager
+def kept_aside() -> Iterator[None]:
+    """This process, which makes the load, leaves the core of the one that is measured alone."""
+    if not pinned(OTHERS):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {OTHERS})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextmanager
 def process(command: Sequence[str], core: int, port: int, variables: Mapping[str, str] | None = None) -> Iterator[int]:
     """The id of a process that runs for as long as the block does, as soon as it listens on ``port`` (0: at once)."""
     environment = {**os.environ, **(variables or {})}
