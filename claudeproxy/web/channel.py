@@ -158,8 +158,8 @@ class TimedChannel(HTTPChannel):
 
     def headerReceived(self, line: bytes) -> bool:
         # As Twisted does, but in one step, for names that it took before and that say nothing of the body's length.
-        name, _, value = line.partition(b":")
-        known, value = _KNOWN_NAMES.get(name), value.strip(b" \t")
+        name, colon, value = line.partition(b":")
+        known, value = _KNOWN_NAMES.get(name) if colon else None, value.strip(b" \t")
         is_sound = self._receivedHeaderCount < self.maxHeaders and value == value.translate(None, b"\0\r\n")
         if known is not None and is_sound:
             self.requests[-1].requestHeaders._rawHeaders.setdefault(known, []).append(value)

@@ -152,6 +152,8 @@ class KnownChannel(TimedChannel):
     _gathered: list[bytes] | None
 
     def requestDone(self, request: Any) -> None:
+        if self._gathered is not None:
+            self._release()  # before anything that follows from the next request
         super().requestDone(request)  # what came meanwhile is read now
         if self.site.is_draining:
             if self.persistent:

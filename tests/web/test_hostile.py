@@ -215,6 +215,7 @@ class HeadTests(HostileCase):
             check_message(good.json)
             for value in (b"a\0b", b"a\rb", b"a\r"):
                 self.assert_closed(post(length(), name + b": " + value), 400)
+            self.assert_closed(post(length(), name), 400)
         self.assert_closed(post(length(), *[b"x-known: a"] * 600), 431)
         self.house.caller().send(post(length()))
         self.assert_closed(post(length(), length()), 400)
@@ -337,6 +338,17 @@ class FormTests(HostileCase):
         self.assertEqual(caller.raw.count(b"HTTP/1.1 200"), 4)
         answers = [caller.raw.index(word) for word in (b'"text":"a"', b'{"status":"ok"}', b'"text":"b"')]
         self.assertEqual(answers, sorted(answers))
+
+    def test_pipelined_behind_a_stream(self) -> None:
+        """What is said of a request that follows a stream comes behind all of that."""
+        for nonsense, said in (
+            (b"NONSENSE\r\n\r\n", b"HTTP/1.1 400 "),
+            (post(length(), b"expect: 100-continue"), b"HTTP/1.1 100 Continue"),
+        ):
+            asked = json.dumps(body()).encode()
+            raw = self.house.caller().send(post(length(asked), data=asked) + nonsense).raw
+            self.assertIn(b"\r\n0\r\n\r\n" + said, raw)
+            self.assertLess(raw.index(b"event: message_stop"), raw.index(said))
 
     def test_pipelined_without_end(self) -> None:
         """What waits behind a running request is held in small measure; then it is not read any more."""
