@@ -39,8 +39,7 @@ class BytesBody:
         self.length = len(self._data)
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        data, self._data = self._data, b""
-        consumer.write(data)
+        consumer.write(self.take())
         return succeed(None)
 
     def pauseProducing(self) -> None:
@@ -53,7 +52,7 @@ class BytesBody:
         """Nothing to stop."""
 
     def take(self) -> bytes:
-        """Instead of all that."""
+        """The body, for who needs no producer."""
         data, self._data = self._data, b""
         return data
 

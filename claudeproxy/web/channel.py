@@ -44,16 +44,17 @@ _LATER = (
 _REASONS = {431: b"Request Header Fields Too Large"}
 #: No length of a body has more digits; Python would not even read 5,000 of them.
 _MOST_DIGITS = 18
-#: Names of headers as clients spell them, and as Twisted does. So many are known, of so many bytes.
+#: Names of headers as clients spell them, and as Twisted does; "" for those that it has to look at itself. So many are
+#: known, of so many bytes.
 _KNOWN_NAMES: dict[bytes, bytes] = {}
 _MOST_NAMES = 256
 _LONGEST_NAME = 64
 
 
 def _learn_name(name: bytes) -> None:
-    ((canonical, _),) = Headers({name: [b""]}).getAllRawHeaders()
-    if canonical not in (b"Content-Length", b"Transfer-Encoding"):
-        _KNOWN_NAMES[name] = canonical
+    if name not in _KNOWN_NAMES and len(_KNOWN_NAMES) < _MOST_NAMES and len(name) <= _LONGEST_NAME:
+        ((canonical, _),) = Headers({name: [b""]}).getAllRawHeaders()
+        _KNOWN_NAMES[name] = b"" if canonical in (b"Content-Length", b"Transfer-Encoding") else canonical
 
 
 class Phase(Enum):
@@ -161,12 +162,12 @@ class TimedChannel(HTTPChannel):
         name, colon, value = line.partition(b":")
         known, value = _KNOWN_NAMES.get(name) if colon else None, value.strip(b" \t")
         is_sound = self._receivedHeaderCount < self.maxHeaders and value == value.translate(None, b"\0\r\n")
-        if known is not None and is_sound:
+        if known and is_sound:
             self.requests[-1].requestHeaders._rawHeaders.setdefault(known, []).append(value)
             self._receivedHeaderCount += 1
             return True
         taken = bool(super().headerReceived(line))
-        if taken and len(_KNOWN_NAMES) < _MOST_NAMES and len(name) <= _LONGEST_NAME:
+        if taken:
             _learn_name(name)
         return taken
 

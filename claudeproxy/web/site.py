@@ -152,8 +152,7 @@ class KnownChannel(TimedChannel):
     _gathered: list[bytes] | None
 
     def requestDone(self, request: Any) -> None:
-        if self._gathered is not None:
-            self._release()  # before anything that follows from the next request
+        self._release()  # before anything that follows from the next request
         super().requestDone(request)  # what came meanwhile is read now
         if self.site.is_draining:
             if self.persistent:
@@ -223,13 +222,14 @@ class KnownChannel(TimedChannel):
 
     def _release(self) -> None:
         gathered, self._gathered = self._gathered, None
+        if gathered is None:
+            return
         self.write_promptly = prompt_writer(self.transport)
         if gathered:
             self.write_promptly(gathered[0] if len(gathered) == 1 else b"".join(gathered))
 
     def loseConnection(self) -> None:
-        if self._gathered is not None:
-            self._release()
+        self._release()
         super().loseConnection()
 
     def connectionMade(self) -> None:

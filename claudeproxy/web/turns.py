@@ -2,7 +2,7 @@
 
 To begin a request takes a millisecond, or several for a large one; to pass on a token takes less than a tenth of that.
 Without turns the tokens of all running streams would wait for as long as a hundred requests take that came in one
-round; like this they wait for one, and the requests are none the later for it.
+round; like this they wait for one, and the last of the crowd begins a little later instead.
 """
 
 from collections import deque

@@ -1,4 +1,4 @@
-"""What every request to a backend has in common is found out once (issue 7)."""
+"""Connections to backends: what is found out once, how a request leaves, when its answer is read (issue 7)."""
 
 import socket
 from typing import Any
@@ -25,6 +25,7 @@ from claudeproxy.backends.connection import (
     send_at_once,
 )
 from tests.fakes.network import Network
+from tests.fakes.watching import WatchingReactor
 
 
 class URLTests(SynchronousTestCase):
@@ -186,13 +187,13 @@ class AtOnceTests(SynchronousTestCase):
         """All of it is there at once, and nothing waits for the reactor."""
         send_at_once(self.client, b"hello")
         self.assertEqual(self.far.recv(100), b"hello")
-        self.assertEqual(self.client.reactor.watched, [])
+        self.assertEqual(self.client.reactor.writing, set())
 
     def test_large(self) -> None:
         """What the socket does not take follows, in order."""
         data = bytes(range(256)) * 20_000
         send_at_once(self.client, data)
-        self.assertEqual(self.client.reactor.watched, [self.client])
+        self.assertEqual(self.client.reactor.writing, {self.client})
         send_at_once(self.client, b"!")
         seen = bytearray()
         while len(seen) <= len(data):
@@ -204,7 +205,7 @@ class AtOnceTests(SynchronousTestCase):
         """A socket that is broken is the reactor's affair."""
         self.far.close()
         send_at_once(self.client, b"hello")
-        self.assertEqual(self.client.reactor.watched, [self.client])
+        self.assertEqual(self.client.reactor.writing, {self.client})
         self.assertIsInstance(self.client.doWrite(), ConnectionLost)
 
     def test_gone(self) -> None:
@@ -213,16 +214,3 @@ class AtOnceTests(SynchronousTestCase):
         send_at_once(self.client, b"hello")
         with self.assertRaises(BlockingIOError):
             self.far.recv(100)
-
-
-class WatchingReactor:
-    """Notes what is to be written to."""
-
-    def __init__(self) -> None:
-        self.watched: list[Any] = []
-
-    def addWriter(self, writer: Any) -> None:
-        self.watched.append(writer)
-
-    def removeWriter(self, writer: Any) -> None:
-        self.watched = [each for each in self.watched if each is not writer]

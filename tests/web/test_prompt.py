@@ -8,7 +8,6 @@ from typing import Any
 from twisted.internet import main, tcp, unix
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactor, StringTransport
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper, HAProxyWrappingFactory
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
@@ -18,38 +17,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from claudeproxy.web.prompt import PromptServer, PromptUNIXServer, make_prompt, prompt_writer
+from tests.fakes.watching import WatchingReactor
 
 LARGE = bytes(range(256)) * 4096
-
-
-class Reactor(Clock):
-    """Knows what waits to be read and written, and how often it was asked to watch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reading: set[Any] = set()
-        self.writing: set[Any] = set()
-        self.watched = 0
-
-    def addReader(self, reader: Any) -> None:
-        self.reading.add(reader)
-
-    def removeReader(self, reader: Any) -> None:
-        self.reading.discard(reader)
-
-    def addWriter(self, writer: Any) -> None:
-        self.watched += 1
-        self.writing.add(writer)
-
-    def removeWriter(self, writer: Any) -> None:
-        self.writing.discard(writer)
-
-    def turn(self) -> None:
-        """Does what a reactor does with a transport whose socket can be written to."""
-        for writer in list(self.writing):
-            why = writer.doWrite()
-            if why is not None:
-                writer.connectionLost(Failure(why))
 
 
 @implementer(IHalfCloseableProtocol)
@@ -95,7 +65,7 @@ class PromptCase(SynchronousTestCase):
         self.client.settimeout(5)
         self.addCleanup(self.client.close)
         self.addCleanup(ours.close)
-        self.reactor = Reactor()
+        self.reactor = WatchingReactor()
         self.ends = Ends()
         self.transport = self.make(ours)
         self.ends.makeConnection(self.transport)
