@@ -29,8 +29,9 @@ from twisted.internet.endpoints import (
     serverFromString,
     wrapServerTLS,
 )
-from twisted.internet.error import CannotListenError
+from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.tcp import Port
 from twisted.internet.unix import Port as UNIXPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -145,14 +146,10 @@ class Door:
     async def close(self) -> None:
         """Lets nobody else in. Who is before the door already is let in, unless somebody else opens to them."""
         port, self.port = self.port, None
-        if port is None:
-            return
-        reads: Any = port
-        rounds = 0 if self.is_inherited else BACKLOG
-        while rounds and is_readable(reads):
-            rounds -= 1
-            reads.doRead()
-        await maybeDeferred(port.stopListening)
+        if isinstance(port, Port) and not self.is_inherited:
+            _let_in_and_shut(port)
+        elif port is not None:
+            await maybeDeferred(port.stopListening)
 
 
 @define(eq=False)
@@ -229,6 +226,16 @@ class Listening:
         now = datetime.now(UTC)
         for words in {door.certificate.out_of_date(now) for door in self.doors if door.certificate is not None} - {""}:
             self._log.warn("{words}: clients will not believe it", words=words)
+
+
+def _let_in_and_shut(port: Port) -> None:
+    """In one go: `stopListening` closes a round of the reactor later, and would hang up on all who come meanwhile."""
+    for _ in range(BACKLOG):
+        if not is_readable(port):
+            break
+        port.doRead()
+    port.stopReading()
+    port.connectionLost(Failure(ConnectionDone()))
 
 
 def _door(address: Address, written: str, reactor: Any) -> Door:

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import Logger
@@ -13,6 +14,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.routing.addresses import Address
 from claudeproxy.service.listening import CannotListen, Listening
+
+
+class Greeting(Protocol):
+    """Greets all who are let in."""
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        transport.getHandle().send(b"Come in")  # now: this reactor never turns
 
 
 class UnixTests(SynchronousTestCase):
@@ -25,18 +34,20 @@ class UnixTests(SynchronousTestCase):
         self.lock = Path(f"{self.path}.lock")
 
     def listen(self) -> None:
-        """Opens the door, and closes it."""
+        """Opens the door and closes it. Who came in between is let in, though the reactor had not looked yet, and it is
+        closed at once: whoever came after the last one that is let in would have a connection, and lose it."""
         written = f"unix:{self.path}"
         reactor: Any = MemoryReactorClock()
         listening = Listening.at("listen", [written], [Address.read(written)], reactor, Logger())
-        factory: Any = Factory.forProtocol(Protocol)
+        factory: Any = Factory.forProtocol(Greeting)
         factory.noisy = False
         listening.listen(factory, "LISTEN")
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(self.path))
-        (port,) = listening.ports
-        left: Any = port
-        left.connectionLost(None)
+        with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+            first.settimeout(5)
+            first.connect(str(self.path))
+            self.successResultOf(Deferred.fromCoroutine(listening.close()))
+            self.assertEqual(first.recv(9), b"Come in")
+            self.assertRaises(FileNotFoundError, second.connect, str(self.path))
 
     def test_left_over(self) -> None:
         """The socket of a daemon that was killed is replaced, also if another process has that one's number: in a
