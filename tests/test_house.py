@@ -42,6 +42,10 @@ def _module_faults(package: Path, path: Path) -> Iterator[str]:
                 yield f"{where}: a relative import"
             case ast.ImportFrom(module=str(module), names=names):
                 yield from _import_faults(where, package.name, floor, module)
+                if module == "attrs" and where != "model/kinds.py":
+                    for name in names:
+                        if name.name in ("define", "frozen"):
+                            yield f"{where}: {name.name} of attrs' own, not of model.kinds"
                 if module in ("twisted.internet", package.name):
                     for name in names:
                         yield from _import_faults(where, package.name, floor, f"{module}.{name.name}")
@@ -156,6 +160,11 @@ class CheckerTests(SynchronousTestCase):
             ("web/a.py", '"""A."""\ntry:\n    f()\nexcept:\n    pass\n', "web/a.py: catches everything"),
             ("web/a.py", '"""A."""\nfrom tests.fakes import x\n', "web/a.py: imports tests"),
             ("web/a.py", "import json\n", "web/a.py: no docstring"),
+            (
+                "web/a.py",
+                '"""A."""\nfrom attrs import field, frozen\n',
+                "web/a.py: frozen of attrs' own, not of model.kinds",
+            ),
             ("web/__init__.py", '"""A."""\nimport json\n', "web/__init__.py: more or less than a docstring"),
             ("attic/a.py", '"""A."""\n', "attic/a.py: on no floor"),
             ("web/a.py", '"""A."""\n' + "\n" * 500, "web/a.py: too long, split it"),

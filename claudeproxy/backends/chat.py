@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from attrs import frozen
-
 from claudeproxy.backends.client import BackendClient, Target
 from claudeproxy.backends.counting import count_on_llama, count_on_vllm
 from claudeproxy.backends.generation import Machine
@@ -12,6 +10,7 @@ from claudeproxy.backends.recognition import Recognised, recognise
 from claudeproxy.backends.speech import Headers
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.documents import Papers
+from claudeproxy.model.kinds import frozen
 from claudeproxy.translate.chat_request import to_chat, without_thinking
 from claudeproxy.translate.chat_stream import ChatStream
 from claudeproxy.translate.dialects import Dialect

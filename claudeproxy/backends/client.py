@@ -5,7 +5,7 @@ from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from http.cookiejar import Cookie, CookieJar
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import field
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
@@ -22,6 +22,7 @@ from zope.interface import implementer
 from claudeproxy.backends.connection import BackendAgent, BackendPool, BytesBody, ready_url
 from claudeproxy.backends.hush import NO_HUSH, Hush
 from claudeproxy.backends.journey import STALE, Journey
+from claudeproxy.model.kinds import define, frozen
 from claudeproxy.model.problems import Problem, Refusal, overloaded
 from claudeproxy.routing.expectations import NO_SECRET, Secret, as_secret
 from claudeproxy.wire.json import NotJSON, decode

@@ -4,7 +4,7 @@ every request to a place found out but once."""
 from functools import lru_cache, partial
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import field
 from hyperlink import EncodedURL
 from twisted.internet import tcp
 from twisted.internet.abstract import isIPAddress, isIPv6Address
@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from claudeproxy.backends.bounded import BoundedConnection
 from claudeproxy.backends.chunks import ChunkReader
+from claudeproxy.model.kinds import define, frozen
 
 #: So many URLs are known at a time; a backend that is passed through may be asked for many.
 _KNOWN_URLS = 64

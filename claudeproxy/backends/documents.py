@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
-from attrs import define, field
+from attrs import field
 from twisted.internet.defer import DeferredLock
 
 from claudeproxy.backends.shared import Shared
@@ -19,6 +19,7 @@ from claudeproxy.model.anthropic import (
     ToolResultBlock,
 )
 from claudeproxy.model.documents import Paper, Papers, Unreadable
+from claudeproxy.model.kinds import define
 from claudeproxy.wire.pdf import read_base64
 
 Result = Paper | Unreadable

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from math import ceil
 from pathlib import Path
 
-from attrs import define, evolve, field, frozen
+from attrs import evolve, field
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready
@@ -33,6 +33,7 @@ from twisted.python.failure import Failure
 from claudeproxy.backends.embedded_child import Orders
 from claudeproxy.backends.embedded_process import ModelProcess, Serving, how_it_ended
 from claudeproxy.backends.gguf import alias_of
+from claudeproxy.model.kinds import define, frozen
 from claudeproxy.model.problems import Problem, Refusal, overloaded
 
 #: Seconds of rest before the next start.

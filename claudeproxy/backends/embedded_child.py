@@ -25,9 +25,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, field, frozen
+from attrs import asdict, field
 
 from claudeproxy.backends.gguf import UnusableModel, check_gguf
+from claudeproxy.model.kinds import frozen
 
 #: llama.cpp looks for a client that hung up between two batches: at 2048, its default, a cancelled prefill went on
 #: for 8 to 11 s; at 256 for 0.7 s.

@@ -6,12 +6,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 
-from attrs import define, field, frozen
+from attrs import field
 from twisted.internet.interfaces import IProcessTransport, IReactorProcess
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from claudeproxy.backends.embedded_child import Orders
+from claudeproxy.model.kinds import define, frozen
 
 COMMAND = (sys.executable, "-P", "-m", "claudeproxy.backends.embedded_child")
 

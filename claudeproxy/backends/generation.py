@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from typing import Protocol as Structure
 
-from attrs import define, field
+from attrs import field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
@@ -26,6 +26,7 @@ from claudeproxy.backends.journey import Journey
 from claudeproxy.backends.patience import Limits, Patience
 from claudeproxy.backends.vigil import Check, Vigil
 from claudeproxy.model.events import Event, Failed, Piece
+from claudeproxy.model.kinds import define
 from claudeproxy.model.problems import Problem, Refusal, bad_gateway, overloaded
 from claudeproxy.translate.failures import problem_from_answer, seconds_to_wait
 from claudeproxy.wire.packed import KNOWN, BadlyPacked, Unpacker

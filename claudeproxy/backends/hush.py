@@ -1,7 +1,8 @@
 """What a backend says is passed on, but for its own key: some servers repeat the one that they refuse. Pure."""
 
-from attrs import define, evolve, field, frozen
+from attrs import evolve, field
 
+from claudeproxy.model.kinds import define, frozen
 from claudeproxy.model.problems import Problem
 from claudeproxy.routing.expectations import NO_SECRET, Secret, as_secret
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from attrs import field, frozen
+from attrs import field
 from twisted.web.iweb import IResponse
 
 from claudeproxy.backends.generation import Generation
@@ -12,6 +12,7 @@ from claudeproxy.backends.journey import Journey
 from claudeproxy.backends.patience import Limits
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.events import Event
+from claudeproxy.model.kinds import frozen
 from claudeproxy.routing.sessions import Turn
 
 #: Called with the events that follow from one read of the backend.

@@ -10,12 +10,13 @@ from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from attrs import define, field
+from attrs import field
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
+from claudeproxy.model.kinds import define
 from claudeproxy.translate.forwarding import Header
 from claudeproxy.translate.outline import Outline, outline
 from claudeproxy.translate.window import Fit

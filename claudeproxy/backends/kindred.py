@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from claudeproxy.backends.client import BackendClient, Target
 from claudeproxy.backends.listings import entries, listed, tokens
 from claudeproxy.backends.profile import NOTHING, Facts
 from claudeproxy.backends.recognition import Recognised, ready, recognise
+from claudeproxy.model.kinds import frozen
 from claudeproxy.model.problems import Refusal
 from claudeproxy.translate.dialects import DIALECTS, dialect_of_host
 from claudeproxy.translate.forwarding import VERSION, credentials

@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from attrs import frozen
-
 from claudeproxy.backends.client import BackendClient, Target
 from claudeproxy.backends.generation import Machine
 from claudeproxy.backends.ollama_facts import UNKNOWN_WINDOW, ask_of_model, names
@@ -14,6 +12,7 @@ from claudeproxy.backends.recognition import Recognised, ready
 from claudeproxy.backends.speech import Headers
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.documents import Papers
+from claudeproxy.model.kinds import frozen
 from claudeproxy.translate.dialects import DIALECTS, Dialect
 from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.ollama_request import to_ollama, without_level, without_thinking

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from attrs import define, evolve, field, frozen
+from attrs import evolve, field
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.iweb import IResponse
@@ -25,6 +25,7 @@ from claudeproxy.backends.recognition import Recognised
 from claudeproxy.backends.recovery import FRESH, FRESH_HOSTED, Acquaintance, in_words
 from claudeproxy.backends.tally import Tally
 from claudeproxy.model.anthropic import MessagesRequest
+from claudeproxy.model.kinds import define, frozen
 from claudeproxy.model.problems import Refusal
 from claudeproxy.routing.expectations import NO_SECRET, Secret, as_secret
 from claudeproxy.translate.anthropic_stream import AnthropicStream

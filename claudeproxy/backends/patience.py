@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
-from attrs import define, field, frozen
+from attrs import field
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from claudeproxy.model.kinds import define, frozen
 
 
 @frozen

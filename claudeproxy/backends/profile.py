@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import evolve, field, frozen
+from attrs import evolve, field
 
 from claudeproxy.backends.interfaces import Abilities, Offer
+from claudeproxy.model.kinds import frozen
 from claudeproxy.translate import thinking
 from claudeproxy.translate.dialects import Dialect
 

@@ -5,12 +5,13 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from attrs import field, frozen
+from attrs import field
 
 from claudeproxy.backends.client import BackendClient, Target
 from claudeproxy.backends.listings import entries, is_embedding, listed, lmstudio, tokens
 from claudeproxy.backends.ollama_facts import ask_of_compat_model
 from claudeproxy.backends.profile import NOTHING, Facts
+from claudeproxy.model.kinds import frozen
 from claudeproxy.model.problems import Refusal, overloaded
 from claudeproxy.translate.dialects import DIALECTS, Dialect
 

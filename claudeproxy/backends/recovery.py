@@ -18,7 +18,7 @@ Each going and each coming back is one line of the log, however often it is aske
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
-from attrs import define, field
+from attrs import field
 from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -29,6 +29,7 @@ from claudeproxy.backends.profile import NOTHING, Facts
 from claudeproxy.backends.recognition import Recognised
 from claudeproxy.backends.shared import Shared
 from claudeproxy.backends.watch import Watch
+from claudeproxy.model.kinds import define
 from claudeproxy.model.problems import Refusal
 
 #: A request waits so long, in seconds, for its server to say what it is; then it is taken for one that does not say.

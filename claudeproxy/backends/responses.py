@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from claudeproxy.backends.client import BackendClient, Target
 from claudeproxy.backends.generation import Machine
@@ -11,6 +11,7 @@ from claudeproxy.backends.recognition import Recognised, recognise
 from claudeproxy.backends.speech import Headers
 from claudeproxy.model.anthropic import MessagesRequest
 from claudeproxy.model.documents import Papers
+from claudeproxy.model.kinds import frozen
 from claudeproxy.translate.dialects import DIALECTS, Dialect
 from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.reply import Reply

@@ -3,10 +3,12 @@
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from attrs import define, field
+from attrs import field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
+
+from claudeproxy.model.kinds import define
 
 T = TypeVar("T")
 

@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
-from attrs import define, field
+from attrs import field
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from claudeproxy.model.kinds import define
 from claudeproxy.wire.json import NotJSON, decode, encode
 
 #: What changes is written down after so many seconds, together with all that changes meanwhile.

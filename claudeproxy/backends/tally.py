@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
-from attrs import define, field
+from attrs import field
 from twisted.internet.defer import DeferredSemaphore
 from twisted.logger import Logger
 
@@ -21,6 +21,7 @@ from claudeproxy.backends.profile import Profile
 from claudeproxy.backends.shared import Shared
 from claudeproxy.backends.tokenizer import BadTokenizer, TokenizerFile
 from claudeproxy.model.events import Event, MessageStop
+from claudeproxy.model.kinds import define
 from claudeproxy.model.problems import Refusal
 from claudeproxy.translate.learning import Learned
 from claudeproxy.translate.prompt_size import PromptScale, Size

@@ -11,9 +11,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from attrs import define, field, frozen
+from attrs import field
 from twisted.internet.defer import DeferredLock
 
+from claudeproxy.model.kinds import define, frozen
 from claudeproxy.translate.prompt_size import texts_and_images
 from claudeproxy.wire.json import NotJSON, decode, encode
 

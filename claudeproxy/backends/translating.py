@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from attrs import define, evolve, field, frozen
+from attrs import evolve, field
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -25,6 +25,7 @@ from claudeproxy.backends.speech import Speech
 from claudeproxy.backends.tally import Tally
 from claudeproxy.backends.vigil import Check
 from claudeproxy.model.anthropic import MessagesRequest
+from claudeproxy.model.kinds import define, frozen
 from claudeproxy.model.problems import Refusal, invalid_request
 from claudeproxy.routing.sessions import Sessions
 from claudeproxy.translate.chain import Chain

@@ -2,11 +2,12 @@
 
 from collections.abc import Awaitable, Callable
 
-from attrs import define, field
+from attrs import field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from claudeproxy.backends.client import QUESTION_TIME
+from claudeproxy.model.kinds import define
 from claudeproxy.model.problems import Problem, Refusal
 
 #: Seconds between two questions whether it lives.

@@ -2,10 +2,12 @@
 
 from collections.abc import Awaitable, Callable
 
-from attrs import define, field
+from attrs import field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
+
+from claudeproxy.model.kinds import define
 
 #: Seconds between two questions; the last one for ever.
 PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)

@@ -7,7 +7,9 @@ reported by ``wire.requests``, never an error: new fields arrive with every rele
 
 from typing import Any
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, field
+
+from claudeproxy.model.kinds import frozen
 
 
 def _one_of(*words: str) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from attrs import frozen
+from claudeproxy.model.kinds import frozen
 
 
 @frozen

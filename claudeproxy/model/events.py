@@ -6,8 +6,9 @@ are legal. Indices count content blocks from 0 without gaps.
 
 from typing import Any
 
-from attrs import field, frozen
+from attrs import field
 
+from claudeproxy.model.kinds import frozen
 from claudeproxy.model.problems import Problem
 
 

@@ -4,7 +4,9 @@ A problem is a value: made here, turned into HTTP or into a stream's error event
 ``wire.sse``, and nowhere else.
 """
 
-from attrs import evolve, frozen
+from attrs import evolve
+
+from claudeproxy.model.kinds import frozen
 
 #: Backend texts are kept in messages, but not without bound (PROTOCOL row 76).
 LONGEST_DETAIL = 2048

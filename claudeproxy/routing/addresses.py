@@ -10,7 +10,9 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator
 
-from attrs import evolve, frozen
+from attrs import evolve
+
+from claudeproxy.model.kinds import frozen
 
 #: What the words without a name mean, by their place behind the kind.
 _PLACES = {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import attrs
-from attrs import frozen
 
+from claudeproxy.model.kinds import frozen
 from claudeproxy.routing.cells import Cells, dialect_cells
 from claudeproxy.routing.declarations import PROVIDERS, setting
 from claudeproxy.routing.expectations import (
@@ -52,7 +52,7 @@ class BackendSettings:
         "`anthropic` the root with or without `/v1`.",
         only_for=_REMOTE,
     )
-    api_key: Secret = setting(  # noqa: RUF009 - a Secret is frozen
+    api_key: Secret = setting(
         NO_SECRET,
         env="PROVIDER_API_KEY",
         expects=secret("a key of printable ASCII without spaces", "[!-~]*"),
@@ -90,7 +90,7 @@ class BackendSettings:
         "wrong; 0 is what it tells.",
         only_for=("openai", "responses", "anthropic"),
     )
-    cells: Cells = setting(  # noqa: RUF009 - pairs in a tuple are frozen
+    cells: Cells = setting(
         (),
         env="PROVIDER_CELLS",
         expects=dialect_cells(),

@@ -11,8 +11,8 @@ from functools import cache
 from typing import Any
 
 import attrs
-from attrs import frozen
 
+from claudeproxy.model.kinds import frozen
 from claudeproxy.routing.expectations import Expectation, Unfit
 
 PROVIDERS = ("openai", "ollama", "responses", "anthropic", "local")

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import msgspec
-from attrs import frozen
+
+from claudeproxy.model.kinds import frozen
 
 
 class Secret:

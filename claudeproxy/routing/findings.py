@@ -5,13 +5,13 @@ No text made here holds a secret: such a value is never repeated, and what TOML 
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
-from attrs import define, field, frozen
+from attrs import field
 
+from claudeproxy.model.kinds import define, frozen
 from claudeproxy.routing.declarations import Declaration
 from claudeproxy.routing.expectations import Unfit
 
@@ -101,6 +101,8 @@ class Findings:
         return any(not fault.setting or f"{name}.".startswith(f"{fault.setting}.") for fault in self.faults)
 
     def toml(self, content: str, name: str, where: str) -> dict[str, Any]:
+        import tomllib  # 0.1 MB that only those need who have a file
+
         try:
             return tomllib.loads(content)
         except (ValueError, RecursionError) as error:  # beside its own: a number of 5,000 digits, 5,000 brackets

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from hmac import compare_digest
 
-from attrs import field, frozen
+from attrs import field
 
+from claudeproxy.model.kinds import frozen
 from claudeproxy.routing.expectations import Expectation, Secret, Unfit
 
 #: What a client is called that showed a key without a name.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from attrs import AttrsInstance, define
+from attrs import AttrsInstance
 
+from claudeproxy.model.kinds import define
 from claudeproxy.routing.declarations import Declaration, declarations
 from claudeproxy.routing.expectations import Secret, Unfit
 from claudeproxy.routing.findings import Findings

@@ -8,9 +8,10 @@ none, it is a thread of its own.
 
 from collections import Counter, OrderedDict
 
-from attrs import define, field, frozen
+from attrs import field
 
 from claudeproxy.model.events import Usage
+from claudeproxy.model.kinds import define, frozen
 from claudeproxy.translate.chain import Chain
 from claudeproxy.translate.prefix import BACKEND, BROKEN, MODEL, NEW, Continuity, begun, compare
 

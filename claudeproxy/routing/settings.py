@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 import attrs
-from attrs import frozen
 
+from claudeproxy.model.kinds import frozen
 from claudeproxy.routing.backend_settings import BACKEND_NAME, DAY_MS, EMBEDDED, BackendSettings
 from claudeproxy.routing.declarations import setting
 from claudeproxy.routing.expectations import (

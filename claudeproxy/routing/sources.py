@@ -11,8 +11,9 @@ from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from attrs import NOTHING, AttrsInstance, define, frozen
+from attrs import NOTHING, AttrsInstance
 
+from claudeproxy.model.kinds import define, frozen
 from claudeproxy.routing.conflicts import conflicts
 from claudeproxy.routing.declarations import PROVIDERS, Declaration, declarations
 from claudeproxy.routing.expectations import Unfit

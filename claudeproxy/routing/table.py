@@ -23,8 +23,9 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from fnmatch import translate
 
-from attrs import define, field, frozen
+from attrs import field
 
+from claudeproxy.model.kinds import define, frozen
 from claudeproxy.routing.settings import BackendSettings, Settings
 
 PICKED = "anthropic/"

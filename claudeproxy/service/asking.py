@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TextIO
 from urllib.parse import urlsplit
 
-from attrs import field, frozen
+from attrs import field
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -17,6 +17,7 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from claudeproxy.backends.client import BackendClient
+from claudeproxy.model.kinds import frozen
 from claudeproxy.model.problems import Refusal
 from claudeproxy.routing.addresses import Address
 from claudeproxy.routing.conflicts import addresses

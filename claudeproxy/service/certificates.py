@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from attrs import define, field
+from attrs import field
 from OpenSSL import SSL, crypto
 from twisted.internet.error import VerifyError
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
@@ -19,6 +19,7 @@ from twisted.internet.ssl import (
 from twisted.python.filepath import FilePath
 from zope.interface import implementer
 
+from claudeproxy.model.kinds import define
 from claudeproxy.routing.addresses import Address
 from claudeproxy.service.reading import is_open
 

@@ -4,8 +4,9 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from attrs import field, frozen
+from attrs import field
 
+from claudeproxy.model.kinds import frozen
 from claudeproxy.routing.settings import Settings
 from claudeproxy.routing.table import EXACT, FAMILIES, FAMILY, PATTERN, PICKED, ModelTable
 

@@ -11,7 +11,7 @@ from threading import Thread
 from typing import Any
 from urllib.parse import unquote
 
-from attrs import define, field
+from attrs import field
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger, LogLevel
 
+from claudeproxy.model.kinds import define
 from claudeproxy.web.tracing import Tracing
 
 #: How long a daemon that stops waits for its last traces to leave, in seconds.

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from attrs import frozen
-
 from claudeproxy.backends.interfaces import Offer
+from claudeproxy.model.kinds import frozen
 from claudeproxy.routing.settings import Settings
 from claudeproxy.routing.table import UNMAPPED, is_alias, target_of
 from claudeproxy.service.surveying import Finding, Survey

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from attrs import define, field
+from attrs import field
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
 from twisted.internet.endpoints import (
@@ -37,6 +37,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from claudeproxy.model.kinds import define
 from claudeproxy.routing.addresses import Address, is_loopback
 from claudeproxy.service.certificates import WORDS, BadCertificate, ServerCertificate
 from claudeproxy.web.site import is_readable

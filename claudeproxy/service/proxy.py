@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from attrs import define, evolve, field
+from attrs import evolve, field
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred
@@ -18,6 +18,7 @@ from claudeproxy.backends.gguf import UnusableModel
 from claudeproxy.backends.interfaces import Backend
 from claudeproxy.backends.state_file import StateFile
 from claudeproxy.backends.tokenizer import BadTokenizer
+from claudeproxy.model.kinds import define
 from claudeproxy.routing.addresses import Address
 from claudeproxy.routing.conflicts import addresses
 from claudeproxy.routing.declarations import only_restart

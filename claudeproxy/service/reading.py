@@ -5,8 +5,9 @@ import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from attrs import evolve, frozen
+from attrs import evolve
 
+from claudeproxy.model.kinds import frozen
 from claudeproxy.routing.addresses import Address
 from claudeproxy.routing.expectations import Unfit
 from claudeproxy.routing.keys import holds_hashes_only

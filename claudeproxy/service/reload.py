@@ -4,12 +4,13 @@ import signal
 from types import FrameType
 from typing import Any
 
-from attrs import define, evolve, field
+from attrs import evolve, field
 from twisted.application.service import Service
 from twisted.logger import Logger
 
 from claudeproxy.backends.gguf import UnusableModel
 from claudeproxy.backends.tokenizer import BadTokenizer
+from claudeproxy.model.kinds import define
 from claudeproxy.routing.declarations import only_restart
 from claudeproxy.routing.settings import Settings
 from claudeproxy.routing.sources import SettingsError, Settled, changes

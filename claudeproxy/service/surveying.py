@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from attrs import evolve, frozen
+from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults
 
 from claudeproxy.backends.gguf import alias_of, context_length, find_gguf
 from claudeproxy.backends.interfaces import Backend, Offer
 from claudeproxy.backends.kindred import is_hosted
+from claudeproxy.model.kinds import frozen
 from claudeproxy.model.problems import Refusal
 from claudeproxy.routing.settings import BackendSettings, Settings
 from claudeproxy.service.observers import Logs

@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
 
-from attrs import define, field
+from attrs import field
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+
+from claudeproxy.model.kinds import define
 
 #: What a daemon that stops may take beside draining, in seconds.
 _MARGIN = 10.0

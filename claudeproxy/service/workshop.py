@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from attrs import define, evolve, field
+from attrs import evolve, field
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
@@ -20,6 +20,7 @@ from claudeproxy.backends.speech import Speech
 from claudeproxy.backends.tally import Tally
 from claudeproxy.backends.tokenizer import TokenizerFile, read_vocabulary
 from claudeproxy.backends.translating import Manner, TranslatingBackend
+from claudeproxy.model.kinds import define
 from claudeproxy.routing.sessions import Sessions
 from claudeproxy.routing.settings import BackendSettings, Settings
 from claudeproxy.routing.table import ModelTable

@@ -4,8 +4,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from attrs import define, field
+from attrs import field
 
+from claudeproxy.model.kinds import define
 from claudeproxy.wire.json import NotJSON, decode, encode_text
 from claudeproxy.wire.shapes import word
 

@@ -12,8 +12,9 @@ not see them; there is no place to hide them that the server could read.
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import define, field
+from attrs import field
 
+from claudeproxy.model.kinds import define
 from claudeproxy.translate.anthropic_blocks import Block, Waiting
 from claudeproxy.translate.arguments import mended
 from claudeproxy.translate.failures import is_bare_error, problem_from_error

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any
 
-from attrs import field, frozen
+from attrs import field
 
+from claudeproxy.model.kinds import frozen
 from claudeproxy.translate.prompt_size import texts_and_images
 from claudeproxy.wire.json import encode
 

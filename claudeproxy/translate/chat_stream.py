@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from math import isfinite
 from typing import Any
 
-from attrs import define, field
+from attrs import field
 
 from claudeproxy.model.events import Event, Piece, TextDelta
+from claudeproxy.model.kinds import define
 from claudeproxy.model.problems import bad_gateway
 from claudeproxy.translate.failures import is_bare_error, problem_from_error
 from claudeproxy.translate.stops import CUTS, Ending, ending_of, shown_reason

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from attrs import define, field
+from attrs import field
 
 from claudeproxy.model.events import Piece, ThinkingDelta
+from claudeproxy.model.kinds import define
 from claudeproxy.translate.expected import Expected
 from claudeproxy.translate.ids import kept_or_minted
 from claudeproxy.translate.reply import Reply

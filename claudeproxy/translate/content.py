@@ -5,7 +5,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import field
 
 from claudeproxy.model.anthropic import (
     Base64Source,
@@ -23,6 +23,7 @@ from claudeproxy.model.anthropic import (
     URLSource,
 )
 from claudeproxy.model.documents import Paper, Papers
+from claudeproxy.model.kinds import define, frozen
 from claudeproxy.model.problems import Refusal, invalid_request
 from claudeproxy.translate.names import shortened
 from claudeproxy.wire.json import encode_text

@@ -3,8 +3,10 @@
 A row is a server family, an attribute a difference. The settings file can set every cell anew for a backend.
 """
 
-from attrs import field, frozen
+from attrs import field
 from attrs.validators import in_
+
+from claudeproxy.model.kinds import frozen
 
 
 @frozen

@@ -1,8 +1,9 @@
 """What a request lets us know about its answer."""
 
-from attrs import field, frozen
+from attrs import field
 
 from claudeproxy.model.anthropic import MessagesRequest
+from claudeproxy.model.kinds import frozen
 from claudeproxy.translate.dialects import Dialect
 from claudeproxy.translate.names import Names
 from claudeproxy.translate.translation import Translation

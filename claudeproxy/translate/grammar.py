@@ -18,7 +18,7 @@ House rules
 
 from enum import Enum, auto
 
-from attrs import define, field
+from attrs import field
 
 from claudeproxy.model.events import (
     BlockStart,
@@ -34,6 +34,7 @@ from claudeproxy.model.events import (
     TextDelta,
     ThinkingDelta,
 )
+from claudeproxy.model.kinds import define
 
 
 class IllegalEvent(RuntimeError):

@@ -20,8 +20,9 @@ from math import isfinite, sqrt
 from operator import mul
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import field
 
+from claudeproxy.model.kinds import define, frozen
 from claudeproxy.translate.prompt_size import Size
 
 ESTIMATE, LEARNED = "estimate", "learned"

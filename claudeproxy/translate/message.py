@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from attrs import define, field
+from attrs import field
 
 from claudeproxy.model.events import (
     BlockStart,
@@ -15,6 +15,7 @@ from claudeproxy.model.events import (
     TextDelta,
     ThinkingDelta,
 )
+from claudeproxy.model.kinds import define
 from claudeproxy.translate.signatures import ALIVE
 from claudeproxy.wire.events import ending_json, message_json, usage_json
 from claudeproxy.wire.json import NotJSON, decode

@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterable
 from hashlib import sha256
 
-from attrs import define, field
+from attrs import field
+
+from claudeproxy.model.kinds import define
 
 #: PROTOCOL 4.1.8: OpenAI and those that follow it. Claude Code's MCP tools have longer names.
 LONGEST_NAME = 64

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import define
-
+from claudeproxy.model.kinds import define
 from claudeproxy.translate.arguments import mended
 from claudeproxy.translate.failures import problem_from_error
 from claudeproxy.translate.stops import shown_reason

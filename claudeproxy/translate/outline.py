@@ -8,7 +8,7 @@ conversation, of which only the end is outlined.
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import frozen
+from claudeproxy.model.kinds import frozen
 
 #: So many messages are outlined, from the end.
 MESSAGES = 20

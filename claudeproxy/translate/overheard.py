@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from attrs import define, field
+from attrs import field
 
 from claudeproxy.model.events import Usage
+from claudeproxy.model.kinds import define
 from claudeproxy.model.problems import LONGEST_DETAIL
 from claudeproxy.translate.usage import from_anthropic
 from claudeproxy.wire.json import NotJSON, decode

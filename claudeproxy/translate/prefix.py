@@ -4,8 +4,7 @@ A backend caches prompts by their beginnings, so that one early change costs all
 nearly every template; whatever at the head differs, nothing is taken to be reusable.
 """
 
-from attrs import frozen
-
+from claudeproxy.model.kinds import frozen
 from claudeproxy.translate.chain import Chain
 
 NEW, SAME, GROWN, BROKEN = "new", "same", "grown", "broken"

@@ -13,8 +13,9 @@ from string import ascii_letters
 from string import digits as ascii_digits
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import field
 
+from claudeproxy.model.kinds import define, frozen
 from claudeproxy.wire.image_size import size_of_base64
 from claudeproxy.wire.json import encode
 

@@ -1,6 +1,6 @@
 """Builds an answer out of what a backend says: opens and closes blocks so that the sequence is legal."""
 
-from attrs import define, field
+from attrs import field
 
 from claudeproxy.model.events import (
     BlockStart,
@@ -16,6 +16,7 @@ from claudeproxy.model.events import (
     ThinkingDelta,
     Usage,
 )
+from claudeproxy.model.kinds import define
 from claudeproxy.model.problems import Problem
 from claudeproxy.translate.grammar import EventMachine
 from claudeproxy.translate.signatures import ALIVE

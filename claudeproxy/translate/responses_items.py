@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from attrs import define, field
+from attrs import field
 
 from claudeproxy.model.anthropic import (
     Content,
@@ -20,6 +20,7 @@ from claudeproxy.model.anthropic import (
     ToolResultBlock,
     ToolUseBlock,
 )
+from claudeproxy.model.kinds import define
 from claudeproxy.translate.content import ContentReader, Image, Piece, text_of
 from claudeproxy.translate.dialects import Dialect
 from claudeproxy.translate.ids import original

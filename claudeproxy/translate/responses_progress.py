@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from attrs import define, field
+from attrs import field
 
+from claudeproxy.model.kinds import define
 from claudeproxy.translate.tool_calls import index_of
 from claudeproxy.wire.shapes import word
 

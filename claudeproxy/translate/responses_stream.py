@@ -9,8 +9,9 @@ the item's end, and what that has not brought from the response's. The rows in c
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import define, evolve, field
+from attrs import evolve, field
 
+from claudeproxy.model.kinds import define
 from claudeproxy.translate.arguments import mended
 from claudeproxy.translate.failures import is_bare_error, problem_from_error
 from claudeproxy.translate.responses_items import SIGNED

@@ -4,8 +4,9 @@ from collections import OrderedDict
 from typing import Any
 from urllib.parse import unquote
 
-from attrs import define, field, frozen
+from attrs import field
 
+from claudeproxy.model.kinds import define, frozen
 from claudeproxy.translate.bounds import unheld
 from claudeproxy.wire.json import Raw, decode, encode
 

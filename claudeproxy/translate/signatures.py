@@ -9,8 +9,7 @@ import zlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Any
 
-from attrs import frozen
-
+from claudeproxy.model.kinds import frozen
 from claudeproxy.wire.json import NotJSON, decode, encode
 
 PREFIX = "cp1."

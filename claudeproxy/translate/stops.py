@@ -3,7 +3,9 @@
 import re
 from enum import Enum, auto
 
-from attrs import define, field
+from attrs import field
+
+from claudeproxy.model.kinds import define
 
 #: No more of a backend's own word than this is told.
 _LONGEST_REASON = 40

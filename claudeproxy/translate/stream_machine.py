@@ -8,9 +8,10 @@ the client.
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from attrs import define, evolve, field
+from attrs import evolve, field
 
 from claudeproxy.model.events import Event, Piece, Usage
+from claudeproxy.model.kinds import define
 from claudeproxy.model.problems import Problem, bad_gateway, overloaded
 from claudeproxy.translate.composer import Composer
 from claudeproxy.translate.expected import Expected

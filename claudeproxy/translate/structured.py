@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from attrs import field, frozen
+from attrs import field
 
 from claudeproxy.model.anthropic import MessagesRequest
+from claudeproxy.model.kinds import frozen
 from claudeproxy.translate.dialects import Dialect
 from claudeproxy.translate.schemas import cleaning, fits_strict
 from claudeproxy.wire.json import encode_text

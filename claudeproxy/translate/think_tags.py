@@ -1,6 +1,8 @@
 """Thinking that comes as ``<think>`` tags in the text (PROTOCOL rows 34 to 36)."""
 
-from attrs import define, field
+from attrs import field
+
+from claudeproxy.model.kinds import define
 
 _OPEN, _CLOSE = "<think>", "</think>"
 

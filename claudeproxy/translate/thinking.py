@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from attrs import frozen
-
 from claudeproxy.model.anthropic import MessagesRequest
+from claudeproxy.model.kinds import frozen
 from claudeproxy.translate.dialects import Dialect
 
 #: Budgets, in tokens, up to which an effort is meant.

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
-from attrs import define, field, frozen
+from attrs import field
 
+from claudeproxy.model.kinds import define, frozen
 from claudeproxy.translate.arguments import is_object, mended, without_halves
 from claudeproxy.wire.json import encode_text
 

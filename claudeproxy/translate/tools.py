@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from attrs import field, frozen
+from attrs import field
 
 from claudeproxy.model.anthropic import MessagesRequest, OtherBlock, Tool, ToolReferenceBlock, ToolResultBlock
+from claudeproxy.model.kinds import frozen
 from claudeproxy.model.problems import Refusal, invalid_request
 from claudeproxy.translate.dialects import Dialect
 from claudeproxy.translate.names import Names, shortened

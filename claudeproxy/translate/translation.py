@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from claudeproxy.model.anthropic import MessagesRequest, ToolUseBlock
+from claudeproxy.model.kinds import frozen
 from claudeproxy.translate.names import Names
 from claudeproxy.translate.thinking import Asked, lost_without
 

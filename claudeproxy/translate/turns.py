@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
-from attrs import define, field
+from attrs import field
 
 from claudeproxy.model.anthropic import (
     Block,
@@ -35,6 +35,7 @@ from claudeproxy.model.anthropic import (
     ToolResultBlock,
     ToolUseBlock,
 )
+from claudeproxy.model.kinds import define
 from claudeproxy.translate.content import ContentReader, Image, Piece, chat_content, text_of
 from claudeproxy.translate.dialects import Dialect
 from claudeproxy.translate.ids import original

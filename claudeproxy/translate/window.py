@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import frozen
-
+from claudeproxy.model.kinds import frozen
 from claudeproxy.model.problems import Refusal, prompt_too_long
 from claudeproxy.translate import thinking
 from claudeproxy.translate.dialects import Dialect

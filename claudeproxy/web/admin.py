@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import ClassVar
 
-from attrs import define, field
+from attrs import field
 from klein import Klein
 from twisted.logger import Logger
 from twisted.web.http import Request
 from twisted.web.resource import IResource
 from werkzeug.exceptions import NotFound
 
+from claudeproxy.model.kinds import define
 from claudeproxy.web.exchange import Exchanges
 from claudeproxy.web.exposition import Exposition
 from claudeproxy.web.faults import Faults, answer_faults, unless_gone

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, Protocol
 
-from attrs import define, evolve, field, frozen
+from attrs import evolve, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.web.http import Request
@@ -17,6 +17,7 @@ from claudeproxy.model.events import (
     Ping,
     tells,
 )
+from claudeproxy.model.kinds import define, frozen
 from claudeproxy.model.problems import Problem, stopping
 from claudeproxy.translate.message import MessageAssembly
 from claudeproxy.translate.usage import scaled

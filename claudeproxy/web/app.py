@@ -5,7 +5,7 @@ from functools import partial
 from math import ceil
 from typing import Any, ClassVar
 
-from attrs import define, field
+from attrs import field
 from klein import Klein
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -18,6 +18,7 @@ from claudeproxy.backends.client import leave_unread
 from claudeproxy.backends.interfaces import Backend, Call, Forwarder, Letter
 from claudeproxy.backends.tally import EXACT
 from claudeproxy.model.anthropic import MessagesRequest
+from claudeproxy.model.kinds import define
 from claudeproxy.model.problems import Refusal, not_found
 from claudeproxy.routing.sessions import kin_of
 from claudeproxy.routing.table import Route

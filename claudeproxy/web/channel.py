@@ -16,12 +16,13 @@ that comes in one piece and is answered at once costs no timer.
 from enum import Enum
 from typing import Any
 
-from attrs import define, field
+from attrs import field
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 from twisted.web.http import RESPONSES, HTTPChannel
 from twisted.web.http_headers import Headers
 
+from claudeproxy.model.kinds import define
 from claudeproxy.model.problems import Problem, head_too_large, invalid_request, too_slow
 from claudeproxy.web.exchange import host_of
 from claudeproxy.web.limits import Terms

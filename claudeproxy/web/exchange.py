@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from attrs import define, field, frozen
+from attrs import field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import Request
 
 from claudeproxy.backends.journey import Journey
 from claudeproxy.model.events import Usage
+from claudeproxy.model.kinds import define, frozen
 from claudeproxy.model.problems import Problem
 from claudeproxy.routing.sessions import Turn
 from claudeproxy.web.limits import Crowd

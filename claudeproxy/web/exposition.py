@@ -10,7 +10,7 @@ from copy import copy
 from itertools import accumulate
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import field
 from twisted import __version__ as twisted_version
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -21,6 +21,7 @@ from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
+from claudeproxy.model.kinds import define, frozen
 from claudeproxy.web.exchange import Exchange
 from claudeproxy.web.live import Live
 from claudeproxy.web.metrics import Labels, Metrics, Spreads, Totals

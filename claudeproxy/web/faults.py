@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any
 
-from attrs import define
 from klein import Klein
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
@@ -13,6 +12,7 @@ from twisted.web.http import Request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from claudeproxy.backends.discretion import discreet
+from claudeproxy.model.kinds import define
 from claudeproxy.model.problems import Problem, Refusal, from_status, internal, not_found, wrong_method
 from claudeproxy.web.answers import answer_problem
 from claudeproxy.web.exchange import Exchanges

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from attrs import define
 from twisted.web.http import Request
 
+from claudeproxy.model.kinds import define
 from claudeproxy.web.answers import answer_json
 from claudeproxy.web.exchange import Exchanges
 from claudeproxy.web.live import Live

@@ -4,8 +4,9 @@ import resource
 from collections import Counter
 from collections.abc import Hashable
 
-from attrs import define, field, frozen
+from attrs import field
 
+from claudeproxy.model.kinds import define, frozen
 from claudeproxy.model.problems import Problem, full, rate_limited
 
 #: Seconds after which one who was turned away may come again; clients take it for the least, and wait longer.

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
-from attrs import field, frozen
+from attrs import field
 
 from claudeproxy.backends.interfaces import Backend
+from claudeproxy.model.kinds import frozen
 from claudeproxy.model.problems import Refusal, not_found
 from claudeproxy.routing.conflicts import addresses
 from claudeproxy.routing.settings import Settings

@@ -7,9 +7,10 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from attrs import define, field
+from attrs import field
 from twisted.web.http import Request
 
+from claudeproxy.model.kinds import define
 from claudeproxy.web.exchange import Exchange
 
 #: What stands for all values of a label that came after the most there may be.

@@ -5,11 +5,12 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any
 
-from attrs import define, fields
+from attrs import fields
 from twisted.web.http import Request
 
 from claudeproxy.backends.journey import Attempt, Journey
 from claudeproxy.model.events import Usage
+from claudeproxy.model.kinds import define
 from claudeproxy.routing.sessions import Verdict
 from claudeproxy.translate.prefix import Continuity
 from claudeproxy.web.exchange import Exchange

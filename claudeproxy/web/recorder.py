@@ -4,9 +4,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-from attrs import define, field
+from attrs import field
 from twisted.web.http import Request
 
+from claudeproxy.model.kinds import define
 from claudeproxy.routing.settings import Settings
 from claudeproxy.web.exchange import Exchange
 from claudeproxy.web.record import Record

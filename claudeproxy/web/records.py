@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from attrs import define
 from klein import Klein
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
@@ -12,6 +11,7 @@ from twisted.web.http import Request
 from twisted.web.resource import IResource, Resource
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from claudeproxy.model.kinds import define
 from claudeproxy.model.problems import Problem, Refusal, forbidden, invalid_request, not_found, wrong_method
 from claudeproxy.routing.keys import Key
 from claudeproxy.routing.settings import Settings

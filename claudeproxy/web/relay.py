@@ -3,7 +3,7 @@
 from collections.abc import Awaitable
 from typing import Any, ClassVar
 
-from attrs import define, field
+from attrs import field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
@@ -17,6 +17,7 @@ from claudeproxy.backends.client import describe, leave_unread
 from claudeproxy.backends.hush import NO_HUSH, Hush, Muffler
 from claudeproxy.backends.patience import Limits, Patience
 from claudeproxy.model.events import Failed, Ping
+from claudeproxy.model.kinds import define
 from claudeproxy.model.problems import Problem, Refusal, bad_gateway, overloaded, stopping
 from claudeproxy.translate.forwarding import headers_back
 from claudeproxy.translate.overheard import Overheard

@@ -1,10 +1,10 @@
 """The line that the log has of every request, also of those whose client went away (STYLE P19)."""
 
-from attrs import define
 from twisted.logger import Logger
 from twisted.web.http import Request
 
 from claudeproxy.model.events import Usage
+from claudeproxy.model.kinds import define
 from claudeproxy.web.exchange import Exchange
 from claudeproxy.web.rules import SIGNS_OF_LIFE
 

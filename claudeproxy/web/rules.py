@@ -3,8 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from attrs import field, frozen
+from attrs import field
 from klein import Klein
+
+from claudeproxy.model.kinds import frozen
 
 UNMATCHED = "unmatched"
 #: All that is below this path is one route to those who count.

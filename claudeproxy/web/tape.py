@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable
 from typing import ClassVar, Protocol
 
-from attrs import define, evolve, field, frozen
+from attrs import evolve, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from zope.interface import implementer
@@ -20,6 +20,7 @@ from claudeproxy.model.events import (
     ThinkingDelta,
     tells,
 )
+from claudeproxy.model.kinds import define, frozen
 from claudeproxy.model.problems import Problem
 from claudeproxy.web.exchange import Origin
 

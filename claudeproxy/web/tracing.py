@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from attrs import define, field
+from attrs import field
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -20,6 +20,7 @@ from twisted.web.http import Request
 
 from claudeproxy.backends.journey import Attempt, Journey
 from claudeproxy.model.events import Usage
+from claudeproxy.model.kinds import define
 from claudeproxy.translate.forwarding import Header
 from claudeproxy.web.exchange import Exchange, printable
 from claudeproxy.web.rules import MESSAGES, UNMATCHED, UNWORTHY

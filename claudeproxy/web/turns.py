@@ -8,8 +8,10 @@ round; like this they wait for one, and the last of the crowd begins a little la
 from collections import deque
 from collections.abc import Callable
 
-from attrs import define, field
+from attrs import field
 from twisted.internet.interfaces import IReactorTime
+
+from claudeproxy.model.kinds import define
 
 #: What begins so soon after another has begun, in seconds, may be of the same round.
 _SAME_ROUND = 0.0003

@@ -1,6 +1,8 @@
 """Bytes in any split to complete lines."""
 
-from attrs import define, field
+from attrs import field
+
+from claudeproxy.model.kinds import define
 
 #: PROTOCOL 5, parser rule: a single line may hold a whole tool call with megabytes of arguments.
 LONGEST_LINE = 64 * 1024 * 1024

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from attrs import define, field
+from attrs import field
 
+from claudeproxy.model.kinds import define
 from claudeproxy.wire.json import NotJSON, decode
 from claudeproxy.wire.lines import LONGEST_LINE, LineSplitter, LineTooLong
 

@@ -3,7 +3,9 @@
 import zlib
 from typing import Any
 
-from attrs import define, field
+from attrs import field
+
+from claudeproxy.model.kinds import define
 
 #: What can be undone here. Everything else must be refused by name.
 KNOWN = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})

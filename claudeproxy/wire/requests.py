@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from attrs import fields_dict, frozen
+from attrs import fields_dict
 from cattrs import Converter, transform_error
 from cattrs.errors import ClassValidationError, IterableValidationError
 from cattrs.gen import make_dict_structure_fn
@@ -40,6 +40,7 @@ from claudeproxy.model.anthropic import (
     ToolUseBlock,
     URLSource,
 )
+from claudeproxy.model.kinds import frozen
 from claudeproxy.model.problems import Problem, Refusal, invalid_request
 from claudeproxy.wire.depth import DEEPEST, is_deeper, place_below
 from claudeproxy.wire.json import NotJSON, TooDeep, decode

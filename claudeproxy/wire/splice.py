@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from attrs import frozen
-
+from claudeproxy.model.kinds import frozen
 from claudeproxy.wire.json import NotJSON, Raw, decode, decode_shallow, encode
 
 _BLANKS = re.compile(rb"[ \t\n\r]*+")

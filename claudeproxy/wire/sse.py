@@ -2,8 +2,9 @@
 
 import re
 
-from attrs import define, field, frozen
+from attrs import field
 
+from claudeproxy.model.kinds import define, frozen
 from claudeproxy.wire.lines import LONGEST_LINE, LineSplitter, LineTooLong
 
 #: How much of a body is looked at, in bytes, for a line that tells that it is an event stream.

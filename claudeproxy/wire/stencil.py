@@ -7,8 +7,9 @@ Who has found out where that string stands need not take the whole event apart t
 from collections.abc import Callable
 from typing import Any
 
-from attrs import field, frozen
+from attrs import field
 
+from claudeproxy.model.kinds import frozen
 from claudeproxy.wire.json import NotJSON, decode, encode
 
 #: What a string of JSON may not hold, or what does not stand for itself there.
