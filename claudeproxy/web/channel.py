@@ -13,6 +13,7 @@ The timer is lazy: it is made for the first limit, and looks at its end whether 
 that comes in one piece and is answered at once costs no timer.
 """
 
+import re
 from enum import Enum
 from typing import Any
 
@@ -41,6 +42,9 @@ _LATER = (
     *("_receivedHeaderSize", "_receivedHeaderCount", "_HTTPChannel__first_line", "_HTTPChannel__header"),
     *("_requestProducer", "_requestProducerStreaming"),
 )
+_BLANK_LINE = b"\r\n\r\n"
+#: A line that goes on with the one before (RFC 9112 5.2), or a blank one at the beginning: Twisted knows what to do.
+_FOLDED = re.compile(rb"\A\r\n|\r\n[ \t]")
 #: What Twisted has no words for.
 _REASONS = {431: b"Request Header Fields Too Large"}
 #: No length of a body has more digits; Python would not even read 5,000 of them.
@@ -132,7 +136,7 @@ class TimedChannel(HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         self._wait.received += len(data)
-        super().dataReceived(data)
+        super().dataReceived(self._after_head(data) if self._wait.phase is Phase.IDLE else data)
         if self._buffer and self.line_mode and b"\n" in self._buffer and not self._busyReceiving:
             # All lines that ended rightly are out of it: this one would never end.
             self._respondToBadRequestAndDisconnect()
@@ -154,6 +158,21 @@ class TimedChannel(HTTPChannel):
         if self._wait.timer is not None:
             self._wait.timer.cancel()
             self._wait.timer = None
+
+    def _after_head(self, data: bytes) -> bytes:
+        """Takes the lines of a head that came whole, and gives what is behind them. Twisted takes it line by line, and
+        moves all that is behind each of them."""
+        end = data.find(_BLANK_LINE)
+        head = data[: max(0, end)]
+        if not head or end > self._wait.terms.longest_head or _FOLDED.search(head):
+            return data
+        first, *lines = head.split(b"\r\n")
+        self.lineReceived(first)
+        for line in lines:
+            if self._wait.phase is not Phase.IDLE:  # refused
+                return b""
+            self.headerReceived(line)
+        return data[end + len(b"\r\n") :] if self._wait.phase is Phase.IDLE else b""
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self.refuse(head_too_large(self._wait.terms.longest_head))

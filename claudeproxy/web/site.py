@@ -11,7 +11,6 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, ISSLTransport
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
@@ -64,7 +63,6 @@ class BoundedRequest(Request):
     The rest of such a body is read and forgotten, so that the client is there to hear the answer: 413.
     """
 
-    site: "ProxySite"
     channel: "KnownChannel"
     defaultContentType = b"application/json"
     # What is true of nearly every request is told here, and not in each: an object of more than 29 attributes of its
@@ -95,12 +93,12 @@ class BoundedRequest(Request):
             self.channel.persistent = False
 
     def process(self) -> None:
-        self.site.turns.take(self._begin)
+        self.channel.site.turns.take(self._begin)
 
     def _begin(self) -> None:
         if self._disconnected:
             return
-        if self.site.is_draining:
+        if self.channel.site.is_draining:
             self.be_the_last()
         if self._content_types:
             self.requestHeaders.setRawHeaders(b"content-type", self._content_types)
@@ -122,7 +120,7 @@ class BoundedRequest(Request):
 
     def gotLength(self, length: int | None) -> None:
         self.content = BytesIO()
-        if length is not None and length > self.site.longest_body():
+        if length is not None and length > self.channel.site.longest_body():
             self.oversized = True
 
     def handleContentChunk(self, data: bytes) -> None:
@@ -132,8 +130,8 @@ class BoundedRequest(Request):
         kept = self.content.tell() + len(data)
         if kept > _BLIND_TRUST and not self._trusted:
             self._trusted = True
-            self.oversized = not self.site.welcome(self)
-        if kept > self.site.longest_body():
+            self.oversized = not self.channel.site.welcome(self)
+        if kept > self.channel.site.longest_body():
             self.oversized = True
         if self.oversized:
             self.content = BytesIO()
@@ -252,6 +250,7 @@ class ProxySite(Site):
 
     noisy = False
     protocol = KnownChannel  # type: ignore[assignment]  # without HTTP/2, which no client of ours speaks
+    requestFactory = BoundedRequest  # a class, which Twisted asks fastest what it provides
     #: Whether the daemon stops: no connection gets more than one answer any more.
     is_draining = False
 
@@ -273,7 +272,6 @@ class ProxySite(Site):
         self._connections: set[KnownChannel] = set()
         self.reactor: Any = reactor
         self._farewell: Deferred[None] | None = None
-        self.requestFactory = self._request  # type: ignore[assignment]  # anything that makes a request will do
 
     def opened(self, connection: KnownChannel, most: int) -> None:
         """A client came. If there are more than ``most``, the one that lay idle for longest has to go, else the new
@@ -338,8 +336,3 @@ class ProxySite(Site):
 
     def log(self, request: Any) -> None:
         """Says nothing: `web.exchange` logs every request, also those whose client went away (STYLE P19)."""
-
-    def _request(self, channel: HTTPChannel, *args: Any, **kwargs: Any) -> BoundedRequest:
-        request = BoundedRequest(channel, *args, **kwargs)
-        request.site = self
-        return request

@@ -1,9 +1,12 @@
 """What hostile or broken clients send: the right answer in the envelope, or a closed connection (issue 6, proof)."""
 
 import json
+import re
 import time
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -18,6 +21,15 @@ from tests.stream_checker import check_error, check_message, check_stream
 
 ASKED = json.dumps(body(stream=False)).encode()
 CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(ASKED), ASKED)
+#: Of heads, good ones and bad ones.
+FIRST_LINES = [b"POST /v1/messages HTTP/1.1", b"GET /health HTTP/1.1", b"", b"\r\nGET / HTTP/1.1", b"GET /", b"A B C D"]
+LINES = [
+    *(b"content-length: %d" % len(ASKED), b"Content-Length: 3", b"Transfer-Encoding: chunked", b"connection: close"),
+    *(b"X-Claude-Code-Session-Id: abc", b"x-claude-code-session-id:\td ", b" folded", b"\tfolded", b"X-A: a\0b"),
+    *(b"X-A:", b"no colon", b"X-A: a\rb", b"X-A: a\nX-B: b", b"x y: z", b": z", b"Expect: 100-continue"),
+    b"X-A: " + b"a" * 6_000,
+]
+ENDS = [b"\r\n", b"\n"]
 HEALTH = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
 
 
@@ -219,6 +231,26 @@ class HeadTests(HostileCase):
         self.assert_closed(post(length(), *[b"x-known: a"] * 600), 431)
         self.house.caller().send(post(length()))
         self.assert_closed(post(length(), length()), 400)
+
+    @settings(max_examples=100, deadline=None)
+    @given(
+        st.sampled_from(FIRST_LINES), st.lists(st.sampled_from(LINES), max_size=8), st.sampled_from([b"\r\n", b"\n"])
+    )
+    def test_whole_or_in_pieces(self, first: bytes, lines: list[bytes], end: bytes) -> None:
+        """A head that comes in one read is taken as one that comes in many, good or bad."""
+        head = b"\r\n".join([first, b"host: localhost", *lines, b""]) + end
+        told = []
+        for pieces in ([head + ASKED], [head[at : at + 1] for at in range(len(head))] + [ASKED]):
+            self.setUp()
+            caller = self.house.caller()
+            for piece in pieces:
+                caller.transport.write(piece)
+                self.house.network.pump()
+            self.house.pass_time(100)
+            answers = re.sub(rb"(req|msg)_\w+|Date: [^\r]*", b"", caller.raw)
+            lines_told = [(each["status"], each["session"], each["path"]) for each in self.house.request_lines]
+            told.append((answers, caller.lost is None, lines_told))
+        self.assertEqual(*told)
 
     def test_no_injection(self) -> None:
         """Nothing that a client sends becomes a header of ours."""
