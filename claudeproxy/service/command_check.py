@@ -8,9 +8,8 @@ from typing import Any, ClassVar, TextIO
 
 from attrs import asdict
 
-from claudeproxy.backends.gguf import UnusableModel
 from claudeproxy.backends.interfaces import Abilities, Offer
-from claudeproxy.backends.tokenizer import BadTokenizer
+from claudeproxy.backends.unusable import BadTokenizer, UnusableModel
 from claudeproxy.routing.declarations import declarations
 from claudeproxy.routing.keys import shows_keys
 from claudeproxy.routing.secret_files import CLIENT_KEYS

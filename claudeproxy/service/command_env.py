@@ -7,8 +7,8 @@ from typing import Any, ClassVar, TextIO
 from attrs import evolve
 from twisted.python.usage import UsageError
 
-from claudeproxy.backends.gguf import UnusableModel
 from claudeproxy.backends.kindred import is_hosted
+from claudeproxy.backends.unusable import UnusableModel
 from claudeproxy.routing.settings import BackendSettings, Settings
 from claudeproxy.routing.sources import SettingsError
 from claudeproxy.routing.table import ModelTable

@@ -14,10 +14,9 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from twisted.web.resource import IResource
 
-from claudeproxy.backends.gguf import UnusableModel
 from claudeproxy.backends.interfaces import Backend
 from claudeproxy.backends.state_file import StateFile
-from claudeproxy.backends.tokenizer import BadTokenizer
+from claudeproxy.backends.unusable import BadTokenizer, UnusableModel
 from claudeproxy.model.kinds import define
 from claudeproxy.routing.addresses import Address
 from claudeproxy.routing.conflicts import addresses

@@ -8,8 +8,7 @@ from attrs import evolve, field
 from twisted.application.service import Service
 from twisted.logger import Logger
 
-from claudeproxy.backends.gguf import UnusableModel
-from claudeproxy.backends.tokenizer import BadTokenizer
+from claudeproxy.backends.unusable import BadTokenizer, UnusableModel
 from claudeproxy.model.kinds import define
 from claudeproxy.routing.declarations import only_restart
 from claudeproxy.routing.settings import Settings

@@ -12,8 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import ILogObserver, Logger
 
-from claudeproxy.backends.gguf import UnusableModel
-from claudeproxy.backends.tokenizer import BadTokenizer
+from claudeproxy.backends.unusable import BadTokenizer, UnusableModel
 from claudeproxy.routing.sources import SettingsError
 from claudeproxy.service.listening import BadAddress, CannotListen
 from claudeproxy.service.log_file import sheet_of

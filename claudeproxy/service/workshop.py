@@ -1,9 +1,9 @@
 """Makes backends out of settings, and keeps over a reload those whose settings stayed."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from attrs import evolve, field
@@ -13,13 +13,12 @@ from twisted.logger import Logger
 from claudeproxy.backends.chat import ChatSpeech
 from claudeproxy.backends.client import BackendClient, Target
 from claudeproxy.backends.documents import DocumentReader
-from claudeproxy.backends.gguf import PACKAGED_SAMPLING, UnusableModel, check_gguf, find_gguf
 from claudeproxy.backends.interfaces import Backend, Server
 from claudeproxy.backends.patience import Limits
 from claudeproxy.backends.speech import Speech
 from claudeproxy.backends.tally import Tally
-from claudeproxy.backends.tokenizer import TokenizerFile, read_vocabulary
 from claudeproxy.backends.translating import Manner, TranslatingBackend
+from claudeproxy.backends.unusable import UnusableModel
 from claudeproxy.model.kinds import define
 from claudeproxy.routing.sessions import Sessions
 from claudeproxy.routing.settings import BackendSettings, Settings
@@ -31,11 +30,16 @@ from claudeproxy.translate.prompt_size import PromptScale
 from claudeproxy.translate.translation import Policy
 from claudeproxy.web.live import Live
 
+if TYPE_CHECKING:
+    from claudeproxy.backends.tokenizer import TokenizerFile
+
 
 def check_embedded(settings: Settings) -> None:
-    """Whether the embedded models that the settings name can be served. Raises `backends.gguf.UnusableModel`."""
+    """Whether the embedded models that the settings name can be served. Raises `backends.unusable.UnusableModel`."""
     for each in settings.backends:
         if each.provider == "local":
+            from claudeproxy.backends.gguf import check_gguf, find_gguf
+
             try:
                 check_gguf(find_gguf(each.gguf), each.window)
             except UnusableModel as fault:
@@ -46,15 +50,17 @@ def check_embedded(settings: Settings) -> None:
 
 
 def check_tokenizers(settings: Settings) -> None:
-    """Whether the tokenizer files that the settings name can be used. Raises `backends.tokenizer.BadTokenizer`."""
+    """Whether the tokenizer files that the settings name can be used. Raises `backends.unusable.BadTokenizer`."""
     for backend in settings.backends:
         for model, path in backend.tokenizers:
+            from claudeproxy.backends.tokenizer import read_vocabulary
+
             read_vocabulary(Path(path), f"backends.{backend.name}.tokenizers.{model}")
 
 
 def check_files(settings: Settings) -> None:
-    """Whether the files that the settings name can be used. Raises `backends.gguf.UnusableModel` or
-    `backends.tokenizer.BadTokenizer`."""
+    """Whether the files that the settings name can be used. Raises `backends.unusable.UnusableModel` or
+    `backends.unusable.BadTokenizer`."""
     check_embedded(settings)
     check_tokenizers(settings)
 
@@ -145,6 +151,7 @@ class Workshop:
 
     def _embedded(self, settings: BackendSettings) -> Backend:
         from claudeproxy.backends.embedded import EmbeddedModel
+        from claudeproxy.backends.gguf import PACKAGED_SAMPLING, find_gguf
 
         gguf: Path = find_gguf(settings.gguf)
         log = self._logs.logger("embedded")
@@ -177,11 +184,14 @@ class Workshop:
         )
 
     def _tally(self, settings: BackendSettings, log: Logger) -> Tally:
-        files = {
-            model: TokenizerFile(Path(path), f"backends.{settings.name}.tokenizers.{model}", deferToThread)
-            for model, path in settings.tokenizers
-        }
+        files = dict(self._tokenizers(settings)) if settings.tokenizers else {}
         return Tally(settings.name, self.learned, self._scale, files, lambda: self.changed(), log=log)
+
+    def _tokenizers(self, settings: BackendSettings) -> "Iterator[tuple[str, TokenizerFile]]":
+        from claudeproxy.backends.tokenizer import TokenizerFile
+
+        for model, path in settings.tokenizers:
+            yield model, TokenizerFile(Path(path), f"backends.{settings.name}.tokenizers.{model}", deferToThread)
 
     def _speaking(
         self,

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from math import ceil
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import field
 from klein import Klein
@@ -34,9 +34,11 @@ from claudeproxy.web.health import Health
 from claudeproxy.web.identity import identity, identity_of
 from claudeproxy.web.live import Live
 from claudeproxy.web.models import catalogue, page
-from claudeproxy.web.relay import Relay
 from claudeproxy.web.tape import Orphanage, Tape, Terms
 from claudeproxy.wire.requests import model_of, read_count, read_messages, read_object
+
+if TYPE_CHECKING:
+    from claudeproxy.web.relay import Relay
 
 #: So many different losses are told once each; more can only be made up by a client.
 _MOST_TOLD = 1000
@@ -262,7 +264,9 @@ class MessagesAPI:
     ) -> Awaitable[None]:
         return self._relay(request, exchange, forwarder).carry(forwarder.forward(letter, model, exchange.journey))
 
-    def _relay(self, request: Request, exchange: Exchange, forwarder: Forwarder) -> Relay:
+    def _relay(self, request: Request, exchange: Exchange, forwarder: Forwarder) -> "Relay":
+        from claudeproxy.web.relay import Relay  # memory that only those need who have a server to pass on to
+
         quiet = self._live().settings.ping_ms / 1000
         return Relay(request, exchange, self._clock, quiet, forwarder.limits, forwarder.hush)
 

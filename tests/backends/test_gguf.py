@@ -7,7 +7,8 @@ from tempfile import TemporaryDirectory
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from claudeproxy.backends.gguf import INSTALL_LINE, UnusableModel, alias_of, check_gguf, context_length, find_gguf
+from claudeproxy.backends.gguf import INSTALL_LINE, alias_of, check_gguf, context_length, find_gguf
+from claudeproxy.backends.unusable import UnusableModel
 
 
 def folder_of(case: SynchronousTestCase) -> Path:

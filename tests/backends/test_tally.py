@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.backends.interfaces import Count
 from claudeproxy.backends.tally import Tally
-from claudeproxy.backends.tokenizer import BadTokenizer
+from claudeproxy.backends.unusable import BadTokenizer
 from claudeproxy.model.problems import Refusal, overloaded
 from claudeproxy.translate.learning import Learned
 from claudeproxy.translate.prompt_size import PromptScale

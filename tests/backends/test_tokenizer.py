@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from claudeproxy.backends.tokenizer import BadTokenizer, TokenizerFile, Vocabulary, read_vocabulary
+from claudeproxy.backends.tokenizer import TokenizerFile, Vocabulary, read_vocabulary
+from claudeproxy.backends.unusable import BadTokenizer
 from claudeproxy.translate.chat_request import to_chat
 from claudeproxy.translate.dialects import DIALECTS
 from claudeproxy.wire.json import encode

@@ -13,7 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from claudeproxy.model import kinds
 
-#: All that one class of ours, started like a daemon, must not leave behind.
+CLASSES = ["Value", "Machine", "Derived", "Named", "Silent", "Folded"]
+TEXTS = ["a", "A", "b"]
+#: What the whole house must not keep once it is imported.
 _LOOK = """
 import linecache
 import claudeproxy.service.tree
@@ -47,11 +49,22 @@ def _classes(define: Any, frozen: Any) -> dict[str, Any]:
         def __repr__(self) -> str:
             return "its own words"
 
+        def __eq__(self, other: object) -> bool:
+            return type(other) is type(self)
+
+        def __hash__(self) -> int:
+            return 1
+
     @define(repr=False)
     class Silent:
         name: str
 
-    return {each.__name__: each for each in (Value, Machine, Derived, Named, Silent)}
+    @frozen
+    class Folded:
+        text: str = field(eq=str.lower)
+        beside: int = field(default=0, eq=False)
+
+    return {each.__name__: each for each in (Value, Machine, Derived, Named, Silent, Folded)}
 
 
 class KindsTests(SynchronousTestCase):
@@ -74,15 +87,33 @@ class KindsTests(SynchronousTestCase):
             machine._inner = machine
             self.assertEqual(repr(machine), "Machine(_inner=..., late=NOTHING)")
 
+    @given(st.sampled_from(CLASSES), st.sampled_from(CLASSES), st.sampled_from(TEXTS), st.sampled_from(TEXTS))
+    def test_compared(self, one: str, other: str, mine: str, his: str) -> None:
+        """Two instances are equal where attrs' are, and have the same hash then."""
+        ours, theirs = _classes(kinds.define, kinds.frozen), _classes(attrs.define, attrs.frozen)
+        found, expected = ((each[one](mine), each[other](his)) for each in (ours, theirs))
+        self.assertEqual(found[0] == found[1], expected[0] == expected[1])
+        self.assertEqual(found[0] != found[1], expected[0] != expected[1])
+        self.assertEqual(found[0] == mine, expected[0] == mine)
+        if type(expected[0]).__hash__ is None:
+            self.assertRaises(TypeError, hash, found[0])
+        elif found[0] == found[1]:
+            self.assertEqual(hash(found[0]), hash(found[1]))
+
+    def test_beside(self) -> None:
+        """What does not count when it is compared does not count in the hash."""
+        folded = _classes(kinds.define, kinds.frozen)["Folded"]
+        self.assertEqual({folded("A", 1), folded("a", 2)}, {folded("a")})
+
     def test_otherwise_alike(self) -> None:
-        """All else is as attrs makes it: slots, equality, hashes, frozenness."""
+        """All else is as attrs makes it: slots, fields, what is hashable, frozenness."""
         ours, theirs = _classes(kinds.define, kinds.frozen), _classes(attrs.define, attrs.frozen)
         for name, one in ours.items():
             other = theirs[name]
             self.assertEqual(one.__slots__, other.__slots__)
-            self.assertEqual(one("x") == one("x"), other("x") == other("x"))
             self.assertEqual(one.__hash__ is None, other.__hash__ is None)
             self.assertEqual([each.name for each in attrs.fields(one)], [each.name for each in attrs.fields(other)])
+            self.assertEqual(attrs.has(one), attrs.has(other))
         with self.assertRaises(attrs.exceptions.FrozenInstanceError):
             ours["Value"]("x").plain = "y"
         self.assertEqual(attrs.evolve(ours["Value"]("x"), plain="y"), ours["Value"]("y"))
