@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet import tcp, unix
-from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper  # there is no public name for it
+
+from claudeproxy.web.whence import speaks_for_others
 
 
 class _Prompt:
@@ -58,7 +59,7 @@ def prompt_writer(transport: Any) -> Callable[[bytes], None]:
     their own, and TLS is such a wrapper, past which the bytes would leave as they are.
     """
     beneath = transport
-    while type(beneath) is HAProxyProtocolWrapper:  # it changes nothing that is written
+    while speaks_for_others(beneath):  # it changes nothing that is written
         beneath = beneath.transport
     writer: Callable[[bytes], None] = beneath.write_promptly if isinstance(beneath, _Prompt) else transport.write
     return writer

@@ -12,7 +12,6 @@ proxy hides its own clients behind its own address, and gives itself away by one
 from typing import Any
 
 from twisted.internet.address import UNIXAddress
-from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper  # there is no public name for it
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.web.http import Request
 
@@ -30,7 +29,7 @@ def is_local(request: Request) -> bool:
     if len(hosts) != 1 or request.clientproto == b"HTTP/1.0" or _is_passed_on(request):
         return False
     layers = _layers(request)
-    if not layers or any(isinstance(each, HAProxyProtocolWrapper) for each in layers):
+    if not layers or any(map(speaks_for_others, layers)):
         return False
     peer: Any = layers[-1].getPeer()
     host = getattr(peer, "host", None)
@@ -42,6 +41,15 @@ def came_through_a_file(request: Request) -> bool:
     """Whether it came through a unix socket, where no web page can be made to ask."""
     layers = _layers(request)
     return bool(layers) and isinstance(layers[-1].getHost(), UNIXAddress)
+
+
+def speaks_for_others(layer: Any) -> bool:
+    """Whether this part of a connection is one of the PROXY protocol."""
+    if not isinstance(layer, ProtocolWrapper):
+        return False
+    from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper  # there is no public name for it
+
+    return isinstance(layer, HAProxyProtocolWrapper)
 
 
 def _is_passed_on(request: Request) -> bool:
