@@ -25,12 +25,14 @@ from claudeproxy.backends.hush import NO_HUSH, Hush
 from claudeproxy.backends.journey import Journey
 from claudeproxy.backends.patience import Limits, Patience
 from claudeproxy.backends.vigil import Check, Vigil
-from claudeproxy.model.events import Event, Failed, Piece
+from claudeproxy.model.events import Event, Failed
 from claudeproxy.model.kinds import define
 from claudeproxy.model.problems import Problem, Refusal, bad_gateway, overloaded
 from claudeproxy.translate.failures import problem_from_answer, seconds_to_wait
 from claudeproxy.wire.packed import KNOWN, BadlyPacked, Unpacker
 
+#: Who can be given the bytes of an event of an answer's stream, and when it came, in the clock's seconds.
+Straight = Callable[[bytes, float], None]
 #: Row 55: how long, in seconds, a backend may hold its connection after it named the end of its answer.
 SETTLING = 3.0
 
@@ -53,7 +55,7 @@ class Machine(Structure):
     def begin(self) -> list[Event]: ...
     def keep_alive(self) -> list[Event]: ...
     def receive(self, data: bytes) -> list[Event]: ...
-    def piece(self, data: bytes) -> Piece | None: ...
+    def copied(self, data: bytes) -> bytes: ...
     def close(self) -> list[Event]: ...
     def fail(self, problem: Problem) -> list[Event]: ...
 
@@ -76,8 +78,8 @@ class Generation(Protocol):
     _ending: Sequence[Callable[[list[Event]], None]] = ()
     #: Takes the backend's key out of its words.
     _hush: Hush = NO_HUSH
-    #: Who is given the pieces of the answer that come alone, past ``deliver``, if anybody is.
-    straight: Callable[[Piece], None] | None = field(default=None, init=False)
+    #: Who is given the bytes of events that only say more of the text, and when they came, past ``deliver``.
+    straight: Straight | None = field(default=None, init=False)
     _opening: Deferred[None] | None = field(default=None, init=False)
     _paused: bool = field(default=False, init=False)
     _over: bool = field(default=False, init=False)
@@ -188,11 +190,8 @@ class Generation(Protocol):
                 data = self._unpacker.receive(data)
                 if self._unpacker.idle:
                     self._unpacker = None
-            elif self._listening and (piece := self._machine.piece(data)) is not None:
-                if self.straight is not None:  # nothing else can have changed
-                    self.straight(piece)
-                else:
-                    self._deliver([piece])
+            elif self.straight is not None and (event := self._machine.copied(data)):
+                self.straight(event, self._heard)  # nothing else can have changed
                 return
             events = self._machine.receive(data)
         except BadlyPacked as fault:

@@ -18,6 +18,7 @@ from claudeproxy.translate.stops import CUTS, Ending, ending_of, shown_reason
 from claudeproxy.translate.stream_machine import StreamMachine
 from claudeproxy.translate.tool_calls import ToolCall, ToolCalls, index_of
 from claudeproxy.translate.usage import completed, from_chat, from_progress, from_timings
+from claudeproxy.wire.events import around_delta
 from claudeproxy.wire.json import NotJSON
 from claudeproxy.wire.sse import EventReader
 from claudeproxy.wire.stencil import Stencil, cut
@@ -51,7 +52,6 @@ class ChatStream(StreamMachine):
 
     #: How pieces like the last one look.
     _stencil: Stencil | None = field(default=None, init=False)
-    _kind: type[Piece] = field(default=TextDelta, init=False)
     #: Stencils in a row that were of no use.
     _useless: int = field(default=0, init=False)
 
@@ -60,16 +60,15 @@ class ChatStream(StreamMachine):
         """Whether the backend named the end, so that a missing ``[DONE]`` need not be waited for (row 55)."""
         return bool(self._finish) or self.reply.over
 
-    def piece(self, data: bytes) -> Piece | None:
+    def copied(self, data: bytes) -> bytes:
         stencil = self._stencil
         if stencil is None or self.reply.over:
-            return None
-        text = stencil.text(data)
-        if not text:
-            return None
-        self._useless = 0
-        self._composer.pieces += 1
-        return self._kind(self.reply.index, text)  # as legal as the last one: nothing has happened since
+            return b""
+        event = stencil.copied(data)  # as legal as the last one: nothing has happened since
+        if event:
+            self._useless = 0
+            self._composer.pieces += 1
+        return event
 
     def receive(self, data: bytes) -> list[Event]:
         events = super().receive(data)
@@ -82,16 +81,16 @@ class ChatStream(StreamMachine):
 
     def _learn(self, data: bytes, piece: Piece) -> None:
         """``data`` were one piece of the answer: the next ones may look the same."""
-        kind = type(piece)
         between = type(self._reader) is EventReader and self._reader.between
-        if not between or self.settled or self._calling or not self._composer.is_open(kind):
+        if not between or self.settled or self._calling or not self._composer.is_open(type(piece)):
             self._stencil = None
             return
-        if kind is not self._kind:
-            self._kind, self._stencil = kind, None
+        head, tail = around_delta(piece)
+        if self._stencil is not None and self._stencil.head != head:
+            self._stencil = None
         if self._useless < _MOST_USELESS:
             text, place = (piece.text, _content) if isinstance(piece, TextDelta) else (piece.thinking, _thought)
-            found = cut(data, text, place)
+            found = cut(data, text, place, head, tail)
             if found is not None:
                 self._useless += 1
                 self._stencil = found

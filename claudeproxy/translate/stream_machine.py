@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import evolve, field
 
-from claudeproxy.model.events import Event, Piece, Usage
+from claudeproxy.model.events import Event, Usage
 from claudeproxy.model.kinds import define
 from claudeproxy.model.problems import Problem, bad_gateway, overloaded
 from claudeproxy.translate.composer import Composer
@@ -96,10 +96,11 @@ class StreamMachine:
             self._read(data)
         return self.reply.take()
 
-    def piece(self, data: bytes) -> Piece | None:
-        """The one event that follows, if the bytes are no more than another piece like the last one; else nothing has
-        happened, and they are to be received. A shorter way for what an answer nearly wholly consists of."""
-        return None
+    def copied(self, data: bytes) -> bytes:
+        """The bytes of the one event that follows, as a stream shows it, if ``data`` are no more than another piece of
+        text like the last one. Else empty: nothing has happened, and they are to be received. A shorter way for what an
+        answer nearly wholly consists of."""
+        return b""
 
     def close(self) -> list[Event]:
         """The events that follow from the body's end: the answer's own end, or its failure (rows 50, 55)."""

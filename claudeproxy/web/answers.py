@@ -7,13 +7,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.web.http import Request
 
+from claudeproxy.backends.generation import Straight
 from claudeproxy.model.events import (
     Event,
     Failed,
     MessageDelta,
     MessageStart,
     MessageStop,
-    Piece,
     Ping,
     tells,
 )
@@ -63,8 +63,9 @@ class Answer(Protocol):
     def deliver(self, events: list[Event]) -> None:
         """The next events; the last one is MessageStop or Failed."""
 
-    def take(self, piece: Piece) -> None:
-        """The same for one piece, once an event was delivered that tells of the answer."""
+    @property
+    def straight(self) -> Straight | None:
+        """Who can be given in their place the bytes of events that only say more of the text, if anybody."""
 
     async def carry(self, tape: Tape) -> bytes | None:
         """Until the answer is out. What it returns is still to be written. Cancelling leaves the tape."""
@@ -170,12 +171,14 @@ class StreamAnswer:
         if tells(last) or any(map(tells, events)):
             self._heard = now
 
-    def take(self, piece: Piece) -> None:
-        if self._noted and self._committed and not self._over:  # by far the most frequent
-            self._written = self._heard = self._clock.seconds()
-            self._request.write(encode_event(piece))
-        else:
-            self.deliver([piece])
+    @property
+    def straight(self) -> Straight | None:
+        return self._copy if self._noted and self._committed else None
+
+    def _copy(self, event: bytes, now: float) -> None:
+        if not self._over:
+            self._written = self._heard = now
+            self._request.write(event)
 
     async def carry(self, tape: Tape) -> bytes | None:
         if not self._over:
@@ -265,6 +268,7 @@ class WholeAnswer:
     """
 
     streams: ClassVar[bool] = False
+    straight: ClassVar[None] = None
     _request: Request
     _exchange: Exchange
     _clock: IReactorTime
@@ -291,9 +295,6 @@ class WholeAnswer:
         if isinstance(last, _LAST):
             self._refused = last.problem if isinstance(last, Failed) else None
             self._done.callback(None)
-
-    def take(self, piece: Piece) -> None:
-        self.deliver([piece])
 
     async def carry(self, tape: Tape) -> bytes | None:
         self._tape = tape

@@ -8,14 +8,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from zope.interface import implementer
 
-from claudeproxy.backends.generation import Generation
+from claudeproxy.backends.generation import Generation, Straight
 from claudeproxy.model.events import (
     Event,
     Failed,
     InputDelta,
     MessageStart,
     MessageStop,
-    Piece,
     TextDelta,
     ThinkingDelta,
     tells,
@@ -50,8 +49,9 @@ class Listener(Protocol):
     def deliver(self, events: list[Event]) -> None:
         """The next events; the last one is MessageStop or Failed."""
 
-    def take(self, piece: Piece) -> None:
-        """The same for one piece, once an event was delivered that tells of the answer."""
+    @property
+    def straight(self) -> Straight | None:
+        """Who can be given in their place the bytes of events that only say more of the text, if anybody."""
 
 
 @implementer(IPushProducer)
@@ -110,8 +110,8 @@ class Tape:
             self._listener.deliver([self._renamed(event) for event in events] if self._id else events)
             if self.over:
                 self._let_go()
-            elif self._kept is None and self._listener.streams and self._generation is not None:
-                self._generation.straight = self._listener.take  # nothing is left for the tape to do with them
+            elif self._kept is None and self._generation is not None:
+                self._generation.straight = self._listener.straight  # nothing is left for the tape to do with them
         elif self.failed or self._size > LARGEST:
             self._orphanage.bury(self)
 

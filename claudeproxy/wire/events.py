@@ -12,6 +12,7 @@ from claudeproxy.model.events import (
     MessageDelta,
     MessageStart,
     MessageStop,
+    Piece,
     Ping,
     SignatureDelta,
     TextDelta,
@@ -28,6 +29,13 @@ _TEXT = _DELTA % (b"text_delta", b"text")
 _THINKING = _DELTA % (b"thinking_delta", b"thinking")
 _INPUT = _DELTA % (b"input_json_delta", b"partial_json")
 _SIGNATURE = _DELTA % (b"signature_delta", b"signature")
+
+
+def around_delta(event: Piece) -> tuple[bytes, bytes]:
+    """What stands before and behind the inside of the text of such an event, in each one of its block."""
+    template = _TEXT if type(event) is TextDelta else _THINKING
+    head, _, tail = (template % (event.index, b'"|"')).partition(b"|")
+    return head, tail
 
 
 def stream_bytes(events: Iterable[Event], request_id: str = "") -> bytes:

@@ -11,7 +11,7 @@ from twisted.web.server import Site
 from claudeproxy.backends.client import BackendClient
 from claudeproxy.backends.generation import Generation
 from claudeproxy.backends.patience import Limits
-from claudeproxy.model.events import Event, Failed, MessageStart, MessageStop, Piece, TextDelta, Usage
+from claudeproxy.model.events import Event, Failed, MessageStart, MessageStop, TextDelta, Usage
 from claudeproxy.model.problems import Problem, bad_gateway
 from tests.fakes.house import rendered
 from tests.fakes.network import Network
@@ -36,8 +36,8 @@ class Words:
     def keep_alive(self) -> list[Event]:
         return []
 
-    def piece(self, data: bytes) -> Piece | None:
-        return None
+    def copied(self, data: bytes) -> bytes:
+        return b""
 
     def receive(self, data: bytes) -> list[Event]:
         events: list[Event] = []

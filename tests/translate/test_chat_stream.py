@@ -288,24 +288,23 @@ class ChatStreamTests(SynchronousTestCase):
 
 
 class ShortWayTests(SynchronousTestCase):
-    """`piece`: events that look like the last one."""
+    """`copied`: events that look like the last one."""
 
     def both(self, deltas: list[dict[str, Any]], taken: int, **expected: Any) -> None:
         """Both ways say the same, and so many pieces went the short one."""
         pieces = [sse([{"choices": [{"index": 0, "delta": each}]}], done=False) for each in deltas]
         short, long = machine(**expected), machine(**expected)
-        said: list[Event] = []
-        shortly = 0
+        said, shortly = b"", 0
         for piece in pieces:
-            event = short.piece(piece)
-            shortly += event is not None
-            said += short.receive(piece) if event is None else [event]
-        self.assertEqual(said + short.close(), fed(long, pieces))
+            event = short.copied(piece)
+            shortly += bool(event)
+            said += event or stream_bytes(short.receive(piece))
+        self.assertEqual(said + stream_bytes(short.close()), stream_bytes(fed(long, pieces)))
         self.assertEqual((shortly, short.spoken, short.remarks), (taken, long.spoken, long.remarks))
 
     def test_taken(self) -> None:
-        """Text and thinking, each from its third piece on; a line end is spelled otherwise, and changes nothing."""
-        self.both([{"content": each} for each in ("one", " two", " three", "\n", " four")], 2)
+        """Text and thinking, each from its third piece on; what a server may spell otherwise changes nothing."""
+        self.both([{"content": each} for each in ("one", " two", " three", "\n", " four", "\x1b", " five")], 4)
         self.both([{"reasoning": each} for each in ("one", " two", " three")], 1, think_tags=True)
         thoughts = [{"content": None, "reasoning_content": each} for each in ("one", " two", " three")]
         self.both([*thoughts, *({"content": each} for each in ("one", " two", " three"))], 2)
@@ -336,7 +335,7 @@ class ShortWayTests(SynchronousTestCase):
         ]
         stream = machine()
         fed(stream, pieces)
-        self.assertIsNone(stream.piece(pieces[2]))
+        self.assertEqual(stream.copied(pieces[2]), b"")
 
     def test_ever_new(self) -> None:
         """A server that puts something new into each event is not looked at again and again."""

@@ -95,7 +95,7 @@ class CountedTests(SynchronousTestCase):
 
         with patch.object(stream_machine, "decode", counted):
             for each in events:
-                if each and not machine.piece(each):
+                if each and not machine.copied(each):
                     machine.receive(each)
         self.assertEqual(machine.reply.kinds, ["text"])
         self.assertLess(len(decoded), 8)
