@@ -30,9 +30,10 @@ from claudeproxy.model.kinds import define
 from claudeproxy.model.problems import Problem, Refusal, bad_gateway, overloaded
 from claudeproxy.translate.failures import problem_from_answer, seconds_to_wait
 from claudeproxy.wire.packed import KNOWN, BadlyPacked, Unpacker
+from claudeproxy.wire.stencil import Stencil
 
-#: Who can be given the bytes of an event of an answer's stream, and when it came, in the clock's seconds.
-Straight = Callable[[bytes, float], None]
+#: Who can be given the bytes of an event of an answer's stream.
+Straight = Callable[[bytes], None]
 #: Row 55: how long, in seconds, a backend may hold its connection after it named the end of its answer.
 SETTLING = 3.0
 
@@ -52,10 +53,11 @@ class Machine(Structure):
     def remarks(self) -> list[str]: ...
     @property
     def counted(self) -> int: ...
+    @property
+    def stencil(self) -> Stencil | None: ...
     def begin(self) -> list[Event]: ...
     def keep_alive(self) -> list[Event]: ...
     def receive(self, data: bytes) -> list[Event]: ...
-    def copied(self, data: bytes) -> bytes: ...
     def close(self) -> list[Event]: ...
     def fail(self, problem: Problem) -> list[Event]: ...
 
@@ -78,8 +80,10 @@ class Generation(Protocol):
     _ending: Sequence[Callable[[list[Event]], None]] = ()
     #: Takes the backend's key out of its words.
     _hush: Hush = NO_HUSH
-    #: Who is given the bytes of events that only say more of the text, and when they came, past ``deliver``.
+    #: Who is given the bytes of events that only say more of the text, past ``deliver``.
     straight: Straight | None = field(default=None, init=False)
+    #: When that was last done, in the clock's seconds.
+    passed: float = field(default=0.0, init=False)
     _opening: Deferred[None] | None = field(default=None, init=False)
     _paused: bool = field(default=False, init=False)
     _over: bool = field(default=False, init=False)
@@ -190,8 +194,13 @@ class Generation(Protocol):
                 data = self._unpacker.receive(data)
                 if self._unpacker.idle:
                     self._unpacker = None
-            elif self.straight is not None and (event := self._machine.copied(data)):
-                self.straight(event, self._heard)  # nothing else can have changed
+            elif (
+                self.straight is not None
+                and (stencil := self._machine.stencil) is not None
+                and (event := stencil.copied(data))
+            ):
+                self.passed = self._heard
+                self.straight(event)  # nothing else can have changed
                 return
             events = self._machine.receive(data)
         except BadlyPacked as fault:

@@ -50,8 +50,6 @@ class ChatStream(StreamMachine):
     #: Row 54: the provider's own word for an end that the gateway calls a good one.
     _broke_off: bool = field(default=False, init=False)
 
-    #: How pieces like the last one look.
-    _stencil: Stencil | None = field(default=None, init=False)
     #: Stencils in a row that were of no use.
     _useless: int = field(default=0, init=False)
 
@@ -60,40 +58,38 @@ class ChatStream(StreamMachine):
         """Whether the backend named the end, so that a missing ``[DONE]`` need not be waited for (row 55)."""
         return bool(self._finish) or self.reply.over
 
-    def copied(self, data: bytes) -> bytes:
-        stencil = self._stencil
-        if stencil is None or self.reply.over:
-            return b""
-        event = stencil.copied(data)  # as legal as the last one: nothing has happened since
-        if event:
-            self._useless = 0
-            self._composer.pieces += 1
-        return event
-
     def receive(self, data: bytes) -> list[Event]:
         events = super().receive(data)
         piece = events[0] if len(events) == 1 else None
         if isinstance(piece, Piece):
             self._learn(data, piece)
         else:
-            self._stencil = None
+            self._keep(None)
         return events
 
     def _learn(self, data: bytes, piece: Piece) -> None:
         """``data`` were one piece of the answer: the next ones may look the same."""
         between = type(self._reader) is EventReader and self._reader.between
         if not between or self.settled or self._calling or not self._composer.is_open(type(piece)):
-            self._stencil = None
+            self._keep(None)
             return
         head, tail = around_delta(piece)
-        if self._stencil is not None and self._stencil.head != head:
-            self._stencil = None
+        last = self.stencil
+        if last is not None and last.used:
+            self._useless = 0
+        if last is not None and last.head != head:
+            self._keep(None)
         if self._useless < _MOST_USELESS:
             text, place = (piece.text, _content) if isinstance(piece, TextDelta) else (piece.thinking, _thought)
             found = cut(data, text, place, head, tail)
             if found is not None:
                 self._useless += 1
-                self._stencil = found
+                self._keep(found)
+
+    def _keep(self, stencil: Stencil | None) -> None:
+        if self.stencil is not None:
+            self._composer.pieces += self.stencil.used
+        self.stencil = stencil
 
     def _close(self) -> None:
         if self._done or self._finish or self._expected.ends_without_done:

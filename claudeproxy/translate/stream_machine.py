@@ -22,6 +22,7 @@ from claudeproxy.wire.json import NotJSON, decode
 from claudeproxy.wire.lines import LineTooLong
 from claudeproxy.wire.ndjson import ValueReader
 from claudeproxy.wire.sse import EventReader, ServerSentEvent, is_event_stream
+from claudeproxy.wire.stencil import Stencil
 
 #: Data that are no JSON, such as "keep-alive", are passed over up to this length, in bytes, and so many times.
 LONGEST_NOISE = 200
@@ -40,6 +41,9 @@ class StreamMachine:
     _expected: Expected
     _unique: Callable[[], str]
     _composer: Composer = field(init=False)
+    #: How what comes next looks if it is no more than another piece of text like the last one: then it may be copied,
+    #: and need not be received. Nearly all of an answer is.
+    stencil: Stencil | None = field(default=None, init=False)
     #: The body's beginning, as long as it does not tell how to read it.
     _head: bytes = field(default=b"", init=False)
     _reader: EventReader | ValueReader | None = field(default=None, init=False)
@@ -96,18 +100,13 @@ class StreamMachine:
             self._read(data)
         return self.reply.take()
 
-    def copied(self, data: bytes) -> bytes:
-        """The bytes of the one event that follows, as a stream shows it, if ``data`` are no more than another piece of
-        text like the last one. Else empty: nothing has happened, and they are to be received. A shorter way for what an
-        answer nearly wholly consists of."""
-        return b""
-
     def close(self) -> list[Event]:
         """The events that follow from the body's end: the answer's own end, or its failure (rows 50, 55)."""
         if not self.reply.over:
             self._read(b"", last=True)
         if not self.reply.over:
             self._close()
+        self.stencil = None
         return self.reply.take()
 
     def keep_alive(self) -> list[Event]:
@@ -120,6 +119,7 @@ class StreamMachine:
     def fail(self, problem: Problem) -> list[Event]:
         """The backend failed otherwise: its connection broke, it fell silent."""
         self._fail(problem)
+        self.stencil = None
         return self.reply.take()
 
     # ---- reading
@@ -245,7 +245,12 @@ class StreamMachine:
         if usage.prompt and usage.output:
             return usage
         input = usage.input if usage.prompt else self._expected.prompt_tokens
-        return evolve(usage, input=input, output=usage.output or self._composer.pieces)
+        return evolve(usage, input=input, output=usage.output or self._pieces)
+
+    @property
+    def _pieces(self) -> int:
+        """How many pieces came, whichever way."""
+        return self._composer.pieces + (0 if self.stencil is None else self.stencil.used)
 
     def _counted(self) -> Usage:
         """What the backend itself has counted."""

@@ -173,12 +173,7 @@ class StreamAnswer:
 
     @property
     def straight(self) -> Straight | None:
-        return self._copy if self._noted and self._committed else None
-
-    def _copy(self, event: bytes, now: float) -> None:
-        if not self._over:
-            self._written = self._heard = now
-            self._request.write(event)
+        return self._request.write if self._noted and self._committed else None
 
     async def carry(self, tape: Tape) -> bytes | None:
         if not self._over:
@@ -216,6 +211,8 @@ class StreamAnswer:
             self._timer = self._clock.callLater(self._times.quiet, self._time_is_up)
 
     def _break_silence(self) -> None:
+        if self._tape is not None and self._tape.passed > self._written:
+            self._written = self._heard = self._tape.passed
         silent = self._clock.seconds() - self._written
         if silent >= self._times.quiet:
             silent = 0.0

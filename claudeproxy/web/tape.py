@@ -158,6 +158,11 @@ class Tape:
         return self._generation is not None and self._generation.spoken
 
     @property
+    def passed(self) -> float:
+        """When the generation last gave the client something past the tape, in the clock's seconds; 0.0 for never."""
+        return 0.0 if self._generation is None else self._generation.passed
+
+    @property
     def remarks(self) -> list[str]:
         """What was repaired or left out in the answer; never content."""
         return [] if self._generation is None else self._generation.remarks

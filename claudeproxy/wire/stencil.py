@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import field
 
-from claudeproxy.model.kinds import frozen
+from claudeproxy.model.kinds import define
 from claudeproxy.wire.json import NotJSON, decode, encode
 
 #: What a string of JSON may not hold, or what does not stand for itself there.
@@ -21,7 +21,7 @@ _SPELLED_ALIKE = re.compile(rb'(?:[^"\\\x00-\x1f]|\\["\\nrtbf])*+')
 _PROBE = "a text that stands nowhere else"
 
 
-@frozen
+@define(eq=False)
 class Stencil:
     """Server-sent events of one line that differ in the inside of one string; what stands around that string in them,
     and what is to stand around it."""
@@ -30,12 +30,13 @@ class Stencil:
     _after: bytes
     head: bytes
     _tail: bytes
+    #: How many events it was made of.
+    used: int = field(default=0, init=False)
     _start: int = field(init=False)
     _rest: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "_start", len(self._before))
-        object.__setattr__(self, "_rest", len(self._after))
+        self._start, self._rest = len(self._before), len(self._after)
 
     def copied(self, data: bytes) -> bytes:
         """The event that is made of ``data``, if they are exactly one such event and its text, not an empty one, is
@@ -50,6 +51,7 @@ class Stencil:
                 text.decode()
             except UnicodeDecodeError:
                 return b""
+        self.used += 1
         return b"%b%b%b" % (self.head, text, self._tail)
 
 

@@ -13,6 +13,7 @@ from claudeproxy.backends.generation import Generation
 from claudeproxy.backends.patience import Limits
 from claudeproxy.model.events import Event, Failed, MessageStart, MessageStop, TextDelta, Usage
 from claudeproxy.model.problems import Problem, bad_gateway
+from claudeproxy.wire.stencil import Stencil
 from tests.fakes.house import rendered
 from tests.fakes.network import Network
 from tests.fakes.openai import Cut, FakeOpenAI, Hang, Headers, Script, Send, Wait, error, silent
@@ -28,6 +29,7 @@ class Words:
     settled: bool = False
     over: bool = False
     heard_out: bool = False
+    stencil: Stencil | None = None
     remarks: list[str] = field(factory=list)
 
     def begin(self) -> list[Event]:
@@ -35,9 +37,6 @@ class Words:
 
     def keep_alive(self) -> list[Event]:
         return []
-
-    def copied(self, data: bytes) -> bytes:
-        return b""
 
     def receive(self, data: bytes) -> list[Event]:
         events: list[Event] = []

@@ -24,6 +24,7 @@ from claudeproxy.wire.requests import parse_messages
 from claudeproxy.wire.stencil import cut
 from tests import strategies
 from tests.fakes.scripts import json_bytes, llama_text, step_bytes, text, usage_chunk
+from tests.short_way import shortly
 from tests.stream_checker import Checked, check_stream
 
 TOOLS = [{"name": name, "input_schema": {"type": "object"}} for name in ("Bash", "Read", "get_weather")]
@@ -288,19 +289,19 @@ class ChatStreamTests(SynchronousTestCase):
 
 
 class ShortWayTests(SynchronousTestCase):
-    """`copied`: events that look like the last one."""
+    """`stencil`: events that look like the last one."""
 
     def both(self, deltas: list[dict[str, Any]], taken: int, **expected: Any) -> None:
         """Both ways say the same, and so many pieces went the short one."""
         pieces = [sse([{"choices": [{"index": 0, "delta": each}]}], done=False) for each in deltas]
         short, long = machine(**expected), machine(**expected)
-        said, shortly = b"", 0
+        said, copied = b"", 0
         for piece in pieces:
-            event = short.copied(piece)
-            shortly += bool(event)
+            event = shortly(short, piece)
+            copied += bool(event)
             said += event or stream_bytes(short.receive(piece))
         self.assertEqual(said + stream_bytes(short.close()), stream_bytes(fed(long, pieces)))
-        self.assertEqual((shortly, short.spoken, short.remarks), (taken, long.spoken, long.remarks))
+        self.assertEqual((copied, short.spoken, short.remarks), (taken, long.spoken, long.remarks))
 
     def test_taken(self) -> None:
         """Text and thinking, each from its third piece on; what a server may spell otherwise changes nothing."""
@@ -308,6 +309,18 @@ class ShortWayTests(SynchronousTestCase):
         self.both([{"reasoning": each} for each in ("one", " two", " three")], 1, think_tags=True)
         thoughts = [{"content": None, "reasoning_content": each} for each in ("one", " two", " three")]
         self.both([*thoughts, *({"content": each} for each in ("one", " two", " three"))], 2)
+
+    def test_counted(self) -> None:
+        """They count where the backend itself does not."""
+        for kinds in (["content"], ["reasoning", "content"]):
+            deltas = [{kind: each} for kind in kinds for each in ("one", " two", " three", " four")]
+            stream = machine()
+            for each in deltas:
+                piece = sse([{"choices": [{"index": 0, "delta": each}]}], done=False)
+                if not shortly(stream, piece):
+                    stream.receive(piece)
+            said = fed(stream, [sse([{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}])])
+            self.assertEqual([e.usage.output for e in said if isinstance(e, MessageDelta)], [len(deltas)])
 
     def test_not_taken(self) -> None:
         """Where more than one piece may come of it, or none."""
@@ -335,7 +348,7 @@ class ShortWayTests(SynchronousTestCase):
         ]
         stream = machine()
         fed(stream, pieces)
-        self.assertEqual(stream.copied(pieces[2]), b"")
+        self.assertEqual(shortly(stream, pieces[2]), b"")
 
     def test_ever_new(self) -> None:
         """A server that puts something new into each event is not looked at again and again."""

@@ -19,6 +19,7 @@ from claudeproxy.translate.reply import Reply
 from claudeproxy.wire.events import stream_bytes
 from claudeproxy.wire.json import decode, encode
 from claudeproxy.wire.requests import parse_messages
+from tests.short_way import shortly
 from tests.strategies import IDS, chat_chunks, chat_streams, sensible_streams, splits
 from tests.stream_checker import Checked, check_stream
 from tests.translate.sdk_types import requests, unknown_to_openai
@@ -49,7 +50,7 @@ def answered(pieces: Iterable[bytes], expected: Expected, ending: str = "close")
 def shown(pieces: Iterable[bytes], expected: Expected, ending: str) -> bytes:
     """The bytes of the same, where they come the short way if they can."""
     machine = new_machine(expected)
-    said = b"".join([machine.copied(piece) or stream_bytes(machine.receive(piece)) for piece in pieces])
+    said = b"".join([shortly(machine, piece) or stream_bytes(machine.receive(piece)) for piece in pieces])
     return said + stream_bytes(rest(machine, ending))
 
 

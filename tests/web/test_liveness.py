@@ -1,6 +1,7 @@
 """What keeps every client waiting through any prefill, and what becomes of an answer whose client left (issue 5)."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 from unittest.mock import patch
@@ -89,6 +90,19 @@ class LivenessTests(SynchronousTestCase):
         checked = check_stream(caller.body)
         self.assertEqual([each["type"] for each in checked.content], ["text"])
         self.assertEqual(checked.text, "Hello")
+
+    def test_after_alike_pieces(self) -> None:
+        """Pieces that only say more of the text are no silence, whichever way they go."""
+        said = [step for number in range(20) for step in (chunk({"content": f" {number}"}), Wait(7))]
+        caller = self.chat(Script(steps=[*said, Wait(20), *text(" end").steps]))
+        self.house.pass_time(20 * 7)
+        self.assertEqual(len(re.findall(rb'"text_delta"', caller.body)), 20)
+        self.assertNotIn(b"event: ping", caller.body)
+        self.house.pass_time(15)
+        self.assertEqual(caller.body.count(b"event: ping"), 2)
+        self.assertEqual(deltas(caller), [])
+        self.house.pass_time(10)
+        check_stream(caller.body)
 
     def test_setting(self) -> None:
         """How long the silence may be is a setting."""
