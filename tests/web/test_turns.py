@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from claudeproxy.web.turns import Turns
+from claudeproxy.web.turns import SLICE, Turns
 from tests.fakes.callers import Caller
 from tests.fakes.house import House, body
 from tests.stream_checker import check_stream
@@ -29,8 +29,14 @@ class TurnsTests(SynchronousTestCase):
         self.turns = Turns(self.clock)
         self.begun: list[int] = []
 
-    def take(self, number: int) -> None:
-        self.turns.take(lambda: self.begun.append(number))
+    def take(self, number: int, cost: float = SLICE) -> None:
+        """Somebody comes, with whom to begin takes ``cost`` seconds."""
+
+        def begin() -> None:
+            self.begun.append(number)
+            self.clock.rightNow += cost
+
+        self.turns.take(begin)
 
     def test_alone(self) -> None:
         """Who comes alone begins at once, and leaves no timer."""
@@ -40,7 +46,8 @@ class TurnsTests(SynchronousTestCase):
         self.assertEqual((self.begun, self.clock.getDelayedCalls()), ([0, 1, 2], []))
 
     def test_crowd(self) -> None:
-        """Of many one begins in each round, in the order in which they came; who comes later is behind them."""
+        """Of many that take long one begins in each round, in the order in which they came; who comes later is behind
+        them."""
         for number in range(4):
             self.take(number)
         self.assertEqual(self.begun, [0])
@@ -52,6 +59,27 @@ class TurnsTests(SynchronousTestCase):
         for _ in range(4):
             self.clock.turn()
         self.assertEqual((self.begun, self.clock.getDelayedCalls()), ([0, 1, 2, 3, 4, 5], []))
+
+    def test_short_ones(self) -> None:
+        """Of many that take a moment so many begin in a round as there is time for, and the last of them may take
+        longer."""
+        for number, cost in enumerate((0.0, SLICE / 2.5, SLICE / 2.5, SLICE * 3, 0.0, 0.0)):
+            self.take(number, cost)
+        self.assertEqual(self.begun, [0])
+        self.clock.turn()
+        self.assertEqual(self.begun, [0, 1, 2, 3])
+        self.clock.turn()
+        self.assertEqual((self.begun, self.clock.getDelayedCalls()), ([0, 1, 2, 3, 4, 5], []))
+
+    def test_one_brings_another(self) -> None:
+        """Who comes while another one begins waits behind those who are there, and for one round at most."""
+        self.take(0)
+        self.turns.take(lambda: self.take(2, 0.0))
+        self.take(1, 0.0)
+        self.clock.turn()
+        self.assertEqual(self.begun, [0, 1, 2])
+        self.clock.turn()
+        self.assertEqual((self.begun, self.clock.getDelayedCalls()), ([0, 1, 2], []))
 
     def test_fault(self) -> None:
         """One that fails takes nobody's turn away."""
@@ -74,21 +102,33 @@ class TurnsTests(SynchronousTestCase):
         self.take(1)
         self.assertEqual(self.begun, [0, 1])
 
-    @given(st.lists(st.sampled_from((0.0, 0.0001, 0.01)), max_size=30))
-    def test_any_crowd(self, pauses: list[float]) -> None:
-        """However they come, all begin, in order, and never two in a round."""
+    def test_clock_set_back_within_a_round(self) -> None:
+        """Nor does it make all of a crowd begin in one round."""
+        self.clock.rightNow = 1000.0
+        for number, cost in enumerate((0.0, -500.0, 0.0, 0.0)):
+            self.take(number, cost)
+        self.clock.turn()
+        self.assertEqual(self.begun, [0, 1])
+        self.clock.turn()
+        self.assertEqual(self.begun, [0, 1, 2, 3])
+
+    @given(st.lists(st.tuples(st.sampled_from((0.0, 0.0001, 0.01)), st.floats(0.0, SLICE * 2)), max_size=30))
+    def test_any_crowd(self, crowd: list[tuple[float, float]]) -> None:
+        """However they come, all begin, in order, and no round takes longer than its time and its last request."""
         self.setUp()
-        for number, pause in enumerate(pauses):
+        costs = [cost for _, cost in crowd]
+        for number, (pause, cost) in enumerate(crowd):
             before = len(self.begun)
-            self.take(number)
+            self.take(number, cost)
             self.assertLessEqual(len(self.begun) - before, 1)
             self.clock.rightNow += pause
             if pause:
+                before = len(self.begun)
                 self.clock.turn()
-            self.assertLessEqual(len(self.begun) - before, 2)  # one as it came, one in the round after it
-        for _ in pauses:
+                self.assertLess(sum(costs[before : len(self.begun) - 1]), SLICE + 1e-9)
+        for _ in crowd:
             self.clock.turn()
-        self.assertEqual(self.begun, list(range(len(pauses))))
+        self.assertEqual(self.begun, list(range(len(crowd))))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
